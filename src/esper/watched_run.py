@@ -1,4 +1,4 @@
-"""`esper.watch`: the lights for any PyTorch training, recorded in a run that Sanctum shows."""
+"""`esper.watch`: watch any PyTorch training and record it in a run."""
 
 import functools
 import logging
@@ -30,28 +30,28 @@ from esper.watching.parts import Groups
 from esper.watching.recorder import Trouble
 from esper.watching.watch import Watch, When
 
-#: Bytes of weights and optimizer state above which they are not copied before each update. The bad
-#: minibatch is then repeated from its recorded operations, which take no memory before.
+#: Maximum size in bytes of weights and optimizer state to copy before each update. A bad minibatch
+#: of a larger model is repeated from its recorded operations, which take no memory in advance.
 _LARGEST_START: Final = 16 << 20
 _NOT_COMPUTED: Final = "it came from the environment: no operation of the training computed it"
 _NOT_COPIED: Final = (
     f"weights and optimizer state take more than {_LARGEST_START >> 20} MiB, and are not copied "
     "before each update"
 )
-_OWN_LOOP: Final = "the training loop is no library's: it cannot be rebuilt elsewhere"
+_OWN_LOOP: Final = "a custom training loop cannot be rebuilt elsewhere"
 
 
 _log = logging.getLogger("esper")
-#: Watches that were made in this process and may be open.
+#: Watches created in this process that may be open.
 _open: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
 class WatchError(EsperError, ValueError):
-    """What is to be watched cannot be watched as asked; the message says why."""
+    """The model cannot be watched with these options; the message says why."""
 
 
 class UnwritableRunError(WatchError):
-    """The run cannot be written where it was asked to be; the message says what to do."""
+    """The run cannot be written to its folder; the message says what to do."""
 
 
 def watch(
@@ -76,27 +76,28 @@ def watch(
     record one run. With "skip" and "halt" they decide together, so that these need it in all ranks.
 
     Args:
-        model: a module, a list of modules, an object of a known library (`esper.recipes`), or what
-            a recipe says of one (`Subject`).
-        optimizer: the optimizer or optimizers; by default all of the process that have parameters
-            of the model.
-        heads: a Gymnasium space, `{name: width}`, `{name: module}`, or nothing.
-        groups: further parts by name: a module, or a regular expression that the beginning of a
-            parameter's name must match.
-        output_layer: the layer that computes the logits of the heads; found by default.
-        name: of the run; by default that given to `esper run`, or what is trained.
-        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
-        on_nonfinite: "report" changes nothing; "skip" leaves an optimizer step out whose gradients
-            are not finite; "halt" ends the process with exit code 3.
-        when: "step" looks at each optimizer step, and finds the operation; "update" keeps flags on
-            the device and reads them once per update; "auto" is "update" on a GPU if `on_nonfinite`
-            is "report", and "step" otherwise.
-        replay: "auto" repeats a bad minibatch at once to find the operation; "model" repeats only
-            the call of the model, never the training loop; "off" repeats nothing.
-        config: settings of the training, for the record.
-        finds_updates: whether updates are found by the change from acting to learning, or by time;
-            False where `Watch.update` ends each of them.
-        continues: an ended run that is continued, as its recorder returns it; None for a new run.
+        model: a module, a list of modules, an object of a known library (`esper.recipes`), or a
+            recipe's description of one (`Subject`).
+        optimizer: the optimizer or optimizers; default: all optimizers in the process with
+            parameters of the model.
+        heads: a Gymnasium space, `{name: width}`, `{name: module}`, or None.
+        groups: further parts by name: a module, or a regular expression that is matched at the
+            beginning of parameter names.
+        output_layer: the layer that computes the logits of the heads; detected by default.
+        name: name of the run; default: the name given to `esper run`, or the training task.
+        run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.
+        on_nonfinite: "report" changes nothing; "skip" skips optimizer steps with non-finite
+            gradients; "halt" ends the process with exit code 3.
+        when: "step" checks each optimizer step and finds the operation; "update" keeps flags on the
+            device and reads them once per update; "auto" is "update" on a GPU if `on_nonfinite` is
+            "report", otherwise "step".
+        replay: "auto" repeats a bad minibatch immediately to find the operation; "model" repeats
+            only the call of the model, never the training loop; "off" repeats nothing.
+        config: training settings to record.
+        finds_updates: whether to detect updates by the change from acting to learning, or by time;
+            False if each update is ended by `Watch.update`.
+        continues: the state of an ended run to continue (`RunRecorder.continued`); None for a new
+            run.
 
     Raises:
         HeadsError: heads or groups do not fit the model.
@@ -110,8 +111,8 @@ def watch(
     _check_choice("replay", replay, get_args(Replay))
     if when == "update" and on_nonfinite != "report":
         raise WatchError(
-            f"on_nonfinite={on_nonfinite!r} needs when='step': with when='update' a step is known "
-            "to be bad only after it was taken"
+            f"on_nonfinite={on_nonfinite!r} needs when='step': with when='update', a bad step is "
+            "detected only after it was taken"
         )
     subject = _subject(model, optimizer, heads, output_layer)
     device = next(subject.models[0].parameters(), torch.empty(0)).device
@@ -174,7 +175,7 @@ def watch(
 
 
 def _close_earlier(watched: Watch) -> None:
-    """Close a watch of the same parameters, as where a cell of a notebook is run again."""
+    """Close an earlier watch of the same parameters, as when a notebook cell is run again."""
     parameters = {id(part.parameter) for part in watched.parts}
     for earlier in list(_open):
         is_same = {id(part.parameter) for part in earlier.parts} == parameters
@@ -192,13 +193,13 @@ def _unwritable(error: OSError) -> UnwritableRunError:
     place = f" in {error.filename}" if error.filename else ""
     reason = error.strerror or type(error).__name__
     return UnwritableRunError(
-        f"the run cannot be written{place} ({reason}): give a folder that can be written as "
-        "run_dir, or as ESPER_RUN_DIR"
+        f"the run cannot be written{place} ({reason}): set run_dir or ESPER_RUN_DIR to a writable "
+        "folder"
     )
 
 
 def _contents_of(watched: Watch, subject: Subject, on_nonfinite: str, trouble: Trouble) -> Contents:
-    """Return what a capsule of an incident holds."""
+    """Return the contents of an incident's capsule."""
     start = watched.start_of(trouble, LARGEST)
     is_before_update = watched.keeps_start or trouble.phase == "acting"
     if not start:
@@ -272,7 +273,7 @@ def _subject(
 
 
 def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -> None:
-    """Make each call of a method one update; an exception in it is explained."""
+    """Record each call of a method as one update, and explain exceptions in it."""
     original: Callable[..., Any] = getattr(owner, method)
 
     @functools.wraps(original)
@@ -291,14 +292,14 @@ def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -
 
 
 def _explain_at_exit(watched: Watch) -> None:
-    """Explain an uncaught exception, where the watch is not a context manager."""
+    """Explain an uncaught exception if the watch is not used as a context manager."""
     before, own = sys.excepthook, weakref.ref(watched)
 
     def hook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
         if (watch := own()) is not None:
-            # At a prompt an exception ends a command, and not the training.
+            # At an interactive prompt, an exception does not end the training.
             is_at_prompt = hasattr(sys, "ps1") or bool(sys.flags.interactive)
             (watch.explain if is_at_prompt else watch.end)(error, traceback)
         before(kind, error, traceback)

@@ -167,7 +167,7 @@ def test_the_error_for_a_folder_without_write_access_is_one_sentence(model, tmp_
     with pytest.raises(esper.EsperError, match="cannot be written") as refused:
         esper.watch(model, torch.optim.Adam(model.parameters()), HEADS, run_dir=tmp_path / place)
 
-    assert "give a folder that can be written as run_dir" in str(refused.value)
+    assert "set run_dir or ESPER_RUN_DIR to a writable folder" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not model[2]._forward_hooks
 
@@ -200,7 +200,7 @@ def test_the_closing_lines_have_the_origin_and_suggest_only_possible_replays(mod
     optimizer = torch.optim.Adam(model.parameters())
     with esper.watch(model, optimizer, HEADS, run_dir=tmp_path) as watch:
         minibatch(model, optimizer, bad(torch.randn(16, 4)))
-    why = "the training loop is no library's"
+    why = "a custom training loop"
     (incident,) = esper.open_run(run_dir=tmp_path).incidents
     text = "\n".join(closing_lines(watch.recorder.directory))
     assert "it came in with observations[" in text

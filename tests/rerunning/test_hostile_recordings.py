@@ -72,8 +72,8 @@ INPUT = ("plan", "inputs", 0)
         (at(*OPERATION, 0, value="aten.bernoulli_.float"), "never repeated"),
         (at(*OPERATION, 0, value="aten.no_such_thing.default"), "no operation"),
         (at(*OPERATION, 0, value="aten.__class__.mro"), "never repeated|no operation"),
-        (at(*OPERATION, 1, value=[{"tensor": 10**9}]), "no operation made"),
-        (at(*OPERATION, 1, value=[{"tensor": "0"}]), "no operation made"),
+        (at(*OPERATION, 1, value=[{"tensor": 10**9}]), "no operation produced"),
+        (at(*OPERATION, 1, value=[{"tensor": "0"}]), "no operation produced"),
         (at(*OPERATION, 1, value=[{"device": "cuda", "x": 1}]), "unknown kind"),
         (at(*OPERATION, 1, value=[{"dtype": "Generator"}]), "unknown kind"),
         (at(*OPERATION, 1, value=[{"memory_format": "load"}]), "unknown kind"),
@@ -87,7 +87,7 @@ INPUT = ("plan", "inputs", 0)
         (at("plan", "operations", value="many"), "array"),
         (at("plan", value={}), "missing"),
         (at("plan", "extra", value=1), "unknown field"),
-        (at("plan", "looked_at", value=[10**6]), "no operation made"),
+        (at("plan", "looked_at", value=[10**6]), "no operation produced"),
         (at("plan", "storages", value=3000), "do not fit"),
         (at(*INPUT, "dtype", value="quint8"), "type or storage"),
         (at(*INPUT, "storage", value=-1), "type or storage"),
@@ -271,7 +271,7 @@ def test_an_altered_recording_is_not_reproduced(capsule):
 def test_endless_work_ends_with_a_sentence_about_the_time(tmp_path):
     """A stranger's capsule is repeated in a process that is killed when its time is over."""
     request = Request(str(tmp_path), "absent", None, None, True, False, 80, False)
-    with pytest.raises(ReplayProcessError, match=r"stopped after 0.01 s; --timeout"):
+    with pytest.raises(ReplayProcessError, match=r"stopped after 0.01 s; increase --timeout"):
         replay_in_process(request, NO_PROGRESS, 0.01)
 
 

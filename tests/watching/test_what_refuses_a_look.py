@@ -156,7 +156,7 @@ def test_what_can_be_put_back_is_if_something_cannot():
     assert torch.equal(generator.get_state(), state)
 
 
-def test_a_figure_that_is_no_number_is_left_out_and_said_once(caplog):
+def test_a_figure_that_is_not_a_number_is_ignored_and_logged_once(caplog):
     with Watch([nn.Linear(4, 3)]) as watch:
         for _ in range(2):
             watch.log(loss=torch.ones(3), rate=0.5, word="abc")
@@ -165,7 +165,7 @@ def test_a_figure_that_is_no_number_is_left_out_and_said_once(caplog):
     assert watch.failures == 5
     texts = [record.getMessage() for record in caplog.records]
     assert [text.partition(":")[0] for text in texts] == [
-        f"the figure {name!r} is left out" for name in ("loss", "word", "odd")
+        f"the figure {name!r} is ignored" for name in ("loss", "word", "odd")
     ]
 
 

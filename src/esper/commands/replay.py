@@ -8,7 +8,7 @@ from typing import Any
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import EXIT_CODE_FAULT, progress_on_stderr, try_to_write
 
-#: Width of the report in columns where standard output is a file or a pipe.
+#: Width of the report in columns if standard output is a file or a pipe.
 _PIPED_COLUMNS = 240
 #: Seconds after which a replay is stopped, unless --timeout is given.
 _SECONDS = 600
@@ -36,7 +36,7 @@ def add_replay(verbs: Any) -> None:
         nargs="?",
         type=whole_number,
         metavar="N",
-        help="number of the incident, as `esper incidents` lists them (default: the first)",
+        help="number of the incident, see `esper incidents` (default: the first)",
     )
     parser.add_argument(
         "--update",
@@ -51,8 +51,8 @@ def add_replay(verbs: Any) -> None:
         type=whole_number,
         default=_SECONDS,
         metavar="S",
-        help="stop the replay after S seconds (default: %(default)s); recorded operations "
-        "are given 600 at most",
+        help="stop the replay after S seconds (default: %(default)s; at most 600 for recorded "
+        "operations)",
     )
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="also write the report as an HTML page"
@@ -71,7 +71,7 @@ def _replay(options: argparse.Namespace) -> int:
     from esper.karn.text.plain_console import PlainConsole
     from esper.simic.replay.verdict import REPRODUCED
 
-    # Lines are not broken in a file or a pipe, which is often searched with grep.
+    # In a file or a pipe, lines are not wrapped, so that they can be searched with grep.
     console = PlainConsole(width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
     request = Request(
         run_dir=str(options.run_dir),

@@ -1,7 +1,7 @@
-"""The process in which `esper replay` repeats an incident.
+"""The child process in which `esper replay` repeats an incident.
 
-A capsule may come from a stranger. A fault in one of PyTorch's kernels, endless work or endless
-memory ends this process, not the command, which says what happened in one sentence.
+A capsule may come from an untrusted source. A crash in a PyTorch kernel, an endless computation or
+excessive memory use ends this process, and the command reports it in one sentence.
 """
 
 import os
@@ -21,9 +21,9 @@ from esper.commands.output import EXIT_CODE_FAULT
 from esper.leyline.errors import EsperError
 from esper.simic.command_progress import CommandProgress, NoProgress
 
-#: Bytes of an answer above which it is not read.
+#: Maximum length of an answer in bytes.
 _LONGEST: Final = 256 << 20
-#: Bytes of memory that a replay may take in addition to PyTorch itself.
+#: Memory limit of a replay in bytes, in addition to PyTorch itself.
 _BYTES: Final = 8 << 30
 
 
@@ -32,14 +32,14 @@ class ReplayProcessError(EsperError):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What to repeat, and how to show it.
+    """The incident to repeat, and the form of the report.
 
     Attributes:
-        run_dir, run, number, update: as of `esper.incident_reports.replay_incident`.
+        run_dir, run, number, update: see `esper.incident_reports.replay_incident`.
         as_json: whether the report is JSON.
-        with_page: whether an HTML page is made.
-        width: columns of the report.
-        is_terminal: whether the report may have colours.
+        with_page: whether to create an HTML page.
+        width: width of the report in columns.
+        is_terminal: whether the report may contain colours.
     """
 
     run_dir: str
@@ -53,14 +53,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A line of what the process writes: progress, an error, or the report.
+    """A line of output from the process: progress, an error, or the report.
 
     Attributes:
-        work, done: current work, and the fraction of all work that is done.
-        error: a sentence; empty if there is none.
-        verdict: of the replay; empty before its end.
-        report: as text or JSON.
-        page: as HTML; empty if none was asked for.
+        work, done: current work, and the completed fraction of all work.
+        error: an error message of one sentence; empty if there is none.
+        verdict: the replay's verdict; empty before its end.
+        report: the report as text or JSON.
+        page: the report as HTML; empty if not requested.
     """
 
     work: str = ""
@@ -74,15 +74,15 @@ class Answer(msgspec.Struct, frozen=True):
 def replay_in_process(
     request: Request, progress: CommandProgress | NoProgress, seconds: float
 ) -> Answer | None:
-    """Repeat an incident in a process of its own.
+    """Repeat an incident in a child process.
 
     Args:
-        request: what to repeat.
-        progress: shows how far the replay is.
-        seconds: after which the process is killed.
+        request: the request.
+        progress: shows the progress.
+        seconds: time limit, after which the process is killed.
 
     Returns:
-        The answer with the verdict; None after a fault of Esper's, whose traceback was printed.
+        The answer with the verdict; None after an internal error, whose traceback was printed.
 
     Raises:
         ReplayProcessError: the incident cannot be repeated, or the process crashed or took too
@@ -106,7 +106,7 @@ def replay_in_process(
         is_over = False
         try:
             process.stdin.write(msgspec.json.encode(request) + b"\n")
-            process.stdin.flush()  # it stays open: its end tells the process of the command's end
+            process.stdin.flush()  # kept open: its end signals the command's end
             with progress:
                 while line := process.stdout.readline(_LONGEST):
                     answer = msgspec.json.decode(line, type=Answer)
@@ -134,18 +134,18 @@ def replay_in_process(
 
 def _end_of(code: int, is_late: bool, seconds: float) -> str:
     if is_late:
-        return f"the replay was stopped after {seconds:g} s; --timeout gives it more time"
+        return f"the replay was stopped after {seconds:g} s; increase --timeout"
     how = f"exit code {code}"
     if code < 0:
         how = signal.Signals(-code).name
-    return f"the capsule cannot be replayed: the process that repeated it crashed ({how})"
+    return f"the capsule cannot be replayed: the replay process crashed ({how})"
 
 
 def main() -> int:
-    """Repeat the incident that standard input names; return an exit code."""
+    """Repeat the incident in the request on standard input; return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the command, which ends this
     request = msgspec.json.decode(sys.stdin.buffer.readline(), type=Request)
-    # What libraries print is no answer.
+    # Keep the output of libraries apart from the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -159,7 +159,7 @@ def main() -> int:
         send(_replayed(request, _Progress(send)))
     except EsperError as error:
         send(Answer(error=str(error)))
-    except Exception as error:  # noqa: BLE001 - a fault is shown with its traceback
+    except Exception as error:  # noqa: BLE001 - an internal error is shown with its traceback
         if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
             traceback.print_exc()
             return EXIT_CODE_FAULT
@@ -189,7 +189,7 @@ def _end_with_parent() -> None:
 
 
 def _limit_memory() -> None:
-    """Limit the address space of this process, where the system can."""
+    """Limit the address space of this process, if the system supports it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""`esper run -- python train.py …`: run a training script that watches itself, behind Sanctum."""
+"""`esper run -- python train.py …`: run a training script that calls `esper.watch`, in Sanctum."""
 
 import argparse
 import signal
@@ -22,12 +22,14 @@ def add_run_script(verbs: Any) -> None:
         verbs,
         "run",
         run_script,
-        "run a training script that calls esper.watch, and show it in Sanctum on a terminal",
+        "run a training script that calls esper.watch, and show it in Sanctum (on a terminal)",
     )
     add_run_dir(parser)
-    parser.add_argument("--name", default="", help="name of the run (default: that of the script)")
+    parser.add_argument("--name", default="", help="name of the run (default: the script's name)")
     parser.add_argument(
-        "--no-sanctum", action="store_true", help="print the script's output, do not open Sanctum"
+        "--no-sanctum",
+        action="store_true",
+        help="print the script's output instead of opening Sanctum",
     )
     add_log_to(parser)
     add_alert_config(parser)
@@ -35,7 +37,7 @@ def add_run_script(verbs: Any) -> None:
         "command",
         nargs=argparse.REMAINDER,
         metavar="-- COMMAND",
-        help="the program and its arguments, such as: python train.py --steps 1000",
+        help="the program and its arguments, such as: -- python train.py --steps 1000",
     )
 
 
@@ -67,7 +69,7 @@ def _in_front(run: Path, command: list[str]) -> int:
     process = ScriptProcess(run, command, _echo)
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        # Ctrl-C reaches the script by itself: it is in the same group of processes.
+        # Ctrl-C reaches the script directly, because it is in the same process group.
         if number == signal.SIGTERM:
             process.terminate()
 
@@ -106,7 +108,7 @@ def _echo(chunk: bytes) -> None:
 
 
 def _print_end(run: Path, code: int) -> None:
-    """Print the health of the run, and what a script that recorded nothing lacks."""
+    """Print the health of the run; if nothing was recorded, say that esper.watch is missing."""
     from esper.commands.ppo.ending import closing_lines, print_ending
 
     if (run / STORE_NAME).exists():

@@ -1,4 +1,4 @@
-"""A Stable-Baselines3 callback; it serves sb3-contrib as well."""
+"""Callback for Stable-Baselines3 and sb3-contrib."""
 
 import logging
 import sys
@@ -20,14 +20,14 @@ from esper.recording.run_recorder import RunRecorder
 from esper.watched_run import UnwritableRunError, watch
 from esper.watching.watch import Watch
 
-#: Off-policy algorithms train after every few steps: updates of that length are recorded as one.
+#: Off-policy algorithms train after every few steps; calls within this time are one update.
 _UPDATE_SECONDS: Final = 1.0
-#: Methods that learn; ARS, which has no gradients, has the second.
+#: Methods that learn; the second one belongs to ARS, which has no gradients.
 _LEARNING: Final = ("train", "_do_one_update")
 _ACTING: Final = "collect_rollouts"
 _SAVED: Final = "_excluded_save_params"
 _log = logging.getLogger("esper")
-#: What `learn(reset_num_timesteps=False)` continues, by algorithm.
+#: The run that `learn(reset_num_timesteps=False)` continues, by algorithm.
 _continued: "WeakKeyDictionary[BaseAlgorithm, Continued]" = WeakKeyDictionary()
 
 
@@ -64,7 +64,7 @@ class EsperCallback(BaseCallback):
         except UnwritableRunError as error:
             if self.model not in _continued:
                 raise
-            # A script that has trained for hours does not lose its model.
+            # Do not end a script that has already trained for hours.
             self.watch = None
             _log.warning("training continues, but this call of learn is not watched: %s", error)
             return
@@ -105,7 +105,7 @@ class EsperCallback(BaseCallback):
             return result
 
     def end(self, error: BaseException | None) -> None:
-        """Close the watch, and give the algorithm its own methods back."""
+        """Close the watch, and restore the algorithm's own methods."""
         for name in (*_LEARNING, _ACTING, _SAVED):
             vars(self.model).pop(name, None)
         if self.watch is None:
@@ -135,9 +135,9 @@ class EsperCallback(BaseCallback):
 
 
 class _WatchedMethod:
-    """Stands in for a method of an algorithm while it is watched.
+    """Replaces a method of an algorithm while it is watched.
 
-    It is not saved with the algorithm, and copies and pickles get the method itself.
+    It is not saved with the algorithm; copies and pickles contain the original method.
     """
 
     def __init__(self, model: BaseAlgorithm, name: str, callback: EsperCallback) -> None:
@@ -163,7 +163,7 @@ class _WatchedMethod:
 
 
 def _calling(function: str) -> FrameType | None:
-    """Return the frame of a function of that name, if it is on the stack."""
+    """Return the frame of the function with this name; None if it is not on the stack."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_name != function:
         frame = frame.f_back

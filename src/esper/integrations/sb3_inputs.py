@@ -1,4 +1,4 @@
-"""What the environments of a Stable-Baselines3 algorithm return: is it finite, and whose is it?"""
+"""Checks whether the environments of a Stable-Baselines3 algorithm return finite values."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,20 +10,20 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from esper.watching.watch import Watch
 
-#: Names of the library for what it takes from an environment.
+#: The library's names for values from an environment.
 _OBSERVATION: Final = "new_obs"
 _TERMINAL: Final = "terminal_observation"
 _REWARDS: Final = "rewards"
 
 
 class EnvironmentInputs:
-    """Looks at the observations and rewards of each step while acting.
+    """Checks the observations and rewards of each step while acting.
 
-    A sum of squares is not finite if any number is not; only then each number is looked at.
+    The sum of squares is non-finite if any number is; only then each number is checked.
 
     Args:
         model: the algorithm.
-        watch: is informed.
+        watch: receives non-finite values.
     """
 
     def __init__(self, model: BaseAlgorithm, watch: Watch) -> None:
@@ -32,13 +32,13 @@ class EnvironmentInputs:
         self._is_off_policy = isinstance(model, OffPolicyAlgorithm)
 
     def look_at_reset(self) -> None:
-        """Look at the observations that training starts from."""
+        """Check the initial observations."""
         observations = getattr(self._model, "_last_obs", None)
         if observations is not None and not _is_finite(observations):
             self._report_all(_OBSERVATION, observations)
 
     def look(self, step: Mapping[str, Any]) -> None:
-        """Look at one step.
+        """Check one step.
 
         Args:
             step: local variables of the library's loop.
@@ -52,7 +52,7 @@ class EnvironmentInputs:
             terminal = info.get("terminal_observation")
             if terminal is None or _is_finite(terminal):
                 continue
-            # A value is estimated for it only where an episode was cut off, except in a buffer.
+            # On-policy algorithms use it only to estimate a value where an episode was truncated.
             if self._is_off_policy or info.get("TimeLimit.truncated", False):
                 for name, values in _arrays(_TERMINAL, terminal):
                     self._report(name, values, environment)
@@ -63,7 +63,7 @@ class EnvironmentInputs:
                 self._report(full_name, own, environment)
 
     def _original(self, name: str, values: Any) -> Any:
-        """Return what came before normalization, which spreads a NaN to all environments."""
+        """Return the values before normalization, which spreads a NaN to all environments."""
         normalizing = self._model.get_vec_normalize_env()
         if normalizing is None:
             return values
@@ -92,7 +92,7 @@ class EnvironmentInputs:
 
 
 def _is_finite(values: Any) -> bool:
-    """Return whether arrays are finite; what is no array of floating-point numbers is."""
+    """Return whether all floating-point numbers in a value or nested arrays are finite."""
     if isinstance(values, np.ndarray):
         if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)):
             return True
@@ -105,7 +105,7 @@ def _is_finite(values: Any) -> bool:
 
 
 def _arrays(name: str, values: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the arrays of an observation by name; some have several."""
+    """Yield name and array for each array of an observation."""
     if isinstance(values, Mapping):
         for key, one in values.items():
             yield f"{name}[{key!r}]", one

@@ -10,7 +10,7 @@ from esper.recipes.recipe import Recipe, Subject
 from esper.recipes.sb3_plan import rebuilding_of
 from esper.watching.heads import Head
 
-#: Where algorithms keep the layer that computes logits, means or values of actions.
+#: Paths of the layer that computes logits, means or values of actions.
 _OUTPUT_LAYERS: Final = ("action_net", "actor.mu", "q_net.q_net.-1", "quantile_net.quantile_net.-1")
 _SETTINGS: Final = (
     *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef"),
@@ -19,7 +19,7 @@ _SETTINGS: Final = (
 
 
 def subject_of(model: Any) -> Subject | None:
-    """Return what is watched of an algorithm; None for another object of the library."""
+    """Return the `Subject` of an algorithm; None for any other object of the library."""
     policy = getattr(model, "policy", None)
     if not isinstance(policy, nn.Module) or not hasattr(model, "action_space"):
         return None
@@ -37,7 +37,7 @@ def subject_of(model: Any) -> Subject | None:
         figures=lambda: figures_of(model),
         inputs=lambda: _rollout_of(model),
         rebuilding_of=(lambda phase: rebuilding_of(model, phase)) if is_on_policy else None,
-        why_not_rebuilt="only on-policy algorithms of Stable-Baselines3 are repeated elsewhere",
+        why_not_rebuilt="only on-policy algorithms of Stable-Baselines3 can be rebuilt elsewhere",
     )
 
 
@@ -59,9 +59,9 @@ def _output_layer(policy: nn.Module) -> nn.Module | None:
 
 
 def _heads(space: Any, layer: nn.Module | None, *, is_of_values: bool) -> Any:
-    """Return the heads: components of the action space, or one that estimates values of actions.
+    """Return the heads: components of the action space, or one head for action values.
 
-    MaskablePPO has two logits for each bit of a `MultiBinary` space, one for each of its values.
+    MaskablePPO has two logits for each bit of a `MultiBinary` space, one per value.
     """
     width = getattr(layer, "out_features", None)
     if type(space).__name__ == "MultiBinary" and width == 2 * space.n:
@@ -96,9 +96,9 @@ def _settings(model: Any) -> dict[str, Any]:
 
 
 def _rollout_of(model: Any) -> dict[str, Any]:
-    """Return what advantages and returns are computed from.
+    """Return the sources of advantages and returns, by name.
 
-    Nothing for off-policy algorithms, and while a rollout is collected: no action is chosen by it.
+    Empty for off-policy algorithms, and during a rollout, when they are not used.
     """
     buffer = getattr(model, "rollout_buffer", None)
     if not getattr(buffer, "full", False):
@@ -113,7 +113,7 @@ def run_name(model: Any) -> str:
 
 
 def figures_of(model: Any) -> dict[str, float]:
-    """Return what the library's logger holds, and the returns of the last episodes."""
+    """Return the figures in the library's logger, and the mean return and length of episodes."""
     logger = getattr(model, "_logger", None)
     held = {} if logger is None else dict(logger.name_to_value)
     held["time/total_timesteps"] = model.num_timesteps

@@ -1,7 +1,7 @@
-"""Checks of arguments that the CPU kernels of PyTorch trust: indices, and the shapes of partners.
+"""Checks of arguments that PyTorch's CPU kernels do not check: indices, and matching shapes.
 
-A kernel of a derivative expects what the forward operation returned. A stranger's recording may
-give it anything, and it would read or write outside of its tensors.
+The kernel of a derivative expects the results of the forward operation. A recording from an unknown
+source may contain anything, and the kernel could read or write outside of its tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ _INTEGERS: Final = (torch.int32, torch.int64)
 
 
 class WrongArgumentError(EsperError, ValueError):
-    """An argument does not fit the others; the message says which, without the operation."""
+    """An argument does not fit the others; the message names it, but not the operation."""
 
 
 def check_arguments(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
-    """Refuse arguments with which an operation would leave the memory of its tensors.
+    """Check that an operation cannot access memory outside of its tensors.
 
     Args:
         function: the operation.
@@ -50,17 +50,17 @@ def check_arguments(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) 
 
 
 def check_extent(tensor: Tensor) -> None:
-    """Refuse a view that leaves its storage.
+    """Check that a view is inside its storage.
 
     Raises:
-        WrongArgumentError: it does.
+        WrongArgumentError: it is not.
     """
     if not tensor.numel():
         return
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     last = tensor.storage_offset() + sum((size - 1) * step for size, step in steps)
     if (last + 1) * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise WrongArgumentError("a view leaves its storage")
+        raise WrongArgumentError("a view exceeds its storage")
 
 
 def _require(fits: bool, what: str) -> None:
@@ -69,7 +69,7 @@ def _require(fits: bool, what: str) -> None:
 
 
 def _require_range(index: Tensor, lowest: int, size: int, ignored: int | None = None) -> None:
-    """Refuse indices outside of `lowest` up to, not including, `size`."""
+    """Require indices from `lowest` (inclusive) to `size` (exclusive)."""
     _require(index.dtype in _INTEGERS, "type of index")
     used = index if ignored is None else index[index != ignored]
     if used.numel() and not lowest <= int(used.min()) <= int(used.max()) < size:
@@ -77,7 +77,7 @@ def _require_range(index: Tensor, lowest: int, size: int, ignored: int | None = 
 
 
 def _like(one: Tensor | None, other: Tensor, what: str) -> None:
-    """Refuse a tensor that has not the shape and the type of another."""
+    """Require a tensor with the same shape and dtype as another."""
     fits = one is None or (one.shape == other.shape and one.dtype == other.dtype)
     _require(fits, what)
 
@@ -87,14 +87,14 @@ def _per_channel(values: Tensor | None, channels: int, what: str) -> None:
 
 
 def _meta(value: Any) -> Any:
-    """Return arguments without their contents, from which only shapes are computed."""
+    """Return a tensor on the device "meta", for computing shapes only."""
     if isinstance(value, Tensor):
         return torch.empty_like(value, device="meta")
     return value
 
 
 def _forward(name: str, *args: Any, **kwargs: Any) -> Any:
-    """Return what a forward operation would return, without contents."""
+    """Return the results of a forward operation as meta tensors."""
     function = getattr(torch.ops.aten, name)
     return function(*map(_meta, args), **{key: _meta(value) for key, value in kwargs.items()})
 
@@ -226,7 +226,7 @@ def _attention(given: _Arguments) -> None:
 
 
 def _lstm(given: _Arguments) -> None:
-    """Check the layer of an LSTM: its kernel takes all sizes from numbers."""
+    """Check the arguments of an LSTM layer, whose kernel takes all sizes from numbers."""
     names = [f"weight{number}" for number in range(4)]
     if "weight4" in given:
         names = [f"weight{number}" for number in range(1, 5)]
@@ -247,7 +247,7 @@ def _lstm(given: _Arguments) -> None:
         return
     options = ("reverse", "batch_sizes", "mode", "hidden_size", "num_layers", "has_biases")
     flags = [given[name] for name in (*options, "bidirectional", "batch_first")]
-    with torch.enable_grad():  # otherwise there is no workspace
+    with torch.enable_grad():  # otherwise no workspace is returned
         expected = torch.ops.aten.mkldnn_rnn_layer(values, *weights, *states, *flags, True)
     for number, name in enumerate(("output", "hy_", "cy_", "workspace")):
         _like(given[name], expected[number], name)

@@ -1,7 +1,7 @@
-"""Repeats the recorded operations of a minibatch, with the operations of the PyTorch of here.
+"""Repeats the recorded operations of a minibatch with the installed PyTorch.
 
-What is run are PyTorch's own operations with the tensors and numbers of the capsule: no Python of
-the training script, and none of the capsule.
+Only PyTorch's own operations are run, with the tensors and numbers of the capsule; no Python code
+of the training script or the capsule is run.
 """
 
 import re
@@ -44,7 +44,7 @@ from esper.tracing.tracer import OperationTracer
 from esper.watching.finding.explaining import Found, origin_in, origin_in_use
 from esper.watching.finding.rerun import LOOP_FUNCTION
 
-REMARK: Final = "what was repeated are the recorded PyTorch operations, not the training script"
+REMARK: Final = "the recorded PyTorch operations were repeated, not the training script"
 _NAME: Final = re.compile(r"aten\.([a-zA-Z0-9_]+)\.([a-zA-Z0-9_]+)")
 _TEXT: Final = re.compile(r"[a-z_]{0,20}")  # of modes such as "tanh" or "floor"
 _DTYPES: Final = frozenset(
@@ -53,7 +53,7 @@ _DTYPES: Final = frozenset(
 )
 _LSTM: Final = "aten.mkldnn_rnn_layer."
 _MOST_SECONDS: Final = 600.0
-#: Bytes that a repetition may take: so many, and so many times those of its inputs.
+#: Memory limit of a repetition: a fixed number of bytes, plus a multiple of its inputs' size.
 _BYTES, _TIMES_INPUTS = 4 << 30, 16
 _DEEPEST: Final = 4  # lists in lists
 _LONGEST: Final = 4096  # lists of numbers
@@ -61,13 +61,13 @@ _MOST_DIMENSIONS: Final = 64
 
 
 class _WrongError(EsperError, ValueError):
-    """A part of the recording is wrong; the message says which."""
+    """A part of the recording is invalid; the message says which."""
 
 
 def run_recorded(
     capsule: WatchedCapsule, report: Report = no_report
 ) -> tuple[Origin | None, OperationTracer]:
-    """Repeat the recorded operations of a capsule; return where a non-finite value began.
+    """Repeat the recorded operations of a capsule; return the origin of a non-finite value.
 
     Args:
         capsule: the capsule.
@@ -92,11 +92,11 @@ def run_recorded(
 def verdict_of(
     capsule: WatchedCapsule, origin: Origin | None
 ) -> tuple[str, tuple[str, ...], tuple[NonfiniteSighting, ...]]:
-    """Return the verdict, a sentence for each difference, and what was seen.
+    """Return the verdict, a sentence for each difference, and the sightings.
 
     Args:
         capsule: the capsule.
-        origin: where a non-finite value began in the repetition; None: all was finite.
+        origin: origin of the non-finite value in the repetition; None if everything was finite.
     """
     recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
     if origin is None:
@@ -117,9 +117,9 @@ def _storages_in(values: Any) -> list[Tensor]:
         raise _WrongError("its tensors are missing")
     for one in values:
         if not isinstance(one, Tensor) or one.dtype != torch.uint8 or one.dim() != 1:
-            raise _WrongError("its tensors are no lists of bytes")
+            raise _WrongError("its tensors are not lists of bytes")
         if not one.is_contiguous():
-            raise _WrongError("its tensors are no lists of bytes")
+            raise _WrongError("its tensors are not lists of bytes")
     return values
 
 
@@ -128,8 +128,8 @@ class _Run:
 
     Args:
         recording: the operations.
-        storages: contents of the storages of inputs.
-        capsule: of the incident.
+        storages: contents of the inputs' storages.
+        capsule: the incident's capsule.
         report: receives the progress.
     """
 
@@ -155,8 +155,8 @@ class _Run:
             if each.name:
                 names.setdefault(each.name, tensor)
         self._places = [
-            # The loop's own lines were run again as a function of this name.
-            # No file is read for the text of a line: the capsule may name any file.
+            # During training, the loop's lines were repeated in a function with this name.
+            # Do not read source files: the capsule may contain any path.
             msgspec.structs.replace(
                 one,
                 function=one.function.replace(LOOP_FUNCTION, "the loop"),
@@ -171,7 +171,7 @@ class _Run:
         self.tracer.minibatch = max(capsule.minibatch - 1, 0)
 
     def origin(self) -> Origin | None:
-        """Run all operations; return where a non-finite value began."""
+        """Run all operations; return the origin of a non-finite value."""
         operations = self._recording.operations
         uses = Counter(number for one in operations for number in _numbers_in(one))
         uses.update(self._recording.looked_at)
@@ -203,7 +203,7 @@ class _Run:
         try:
             with _disable_current_modes():  # the checks are none of the recorded operations
                 check_arguments(function, args, kwargs)
-            # With gradients enabled, an LSTM also returns what its derivative needs.
+            # With gradients enabled, an LSTM also returns the inputs of its derivative.
             with torch.set_grad_enabled(operation.name.startswith(_LSTM)):
                 result = function(*args, **kwargs)
         except MemoryError:
@@ -224,7 +224,7 @@ class _Run:
     def _tensor(self, number: Any) -> Tensor:
         tensor = self._tensors.get(number) if isinstance(number, int) else None
         if tensor is None:
-            raise _WrongError("an operation uses a tensor that no operation made")
+            raise _WrongError("an operation uses a tensor that no operation produced")
         return tensor
 
     def _value(self, value: Any, depth: int) -> Any:
@@ -254,10 +254,10 @@ class _Run:
 
     def _input(self, each: RecordedInput) -> Tensor:
         if each.dtype not in _DTYPES or not 0 <= each.storage < len(self.storages):
-            raise _WrongError("an input has no such type or storage")
+            raise _WrongError("an input has an unknown type or storage")
         numbers = [*each.shape, *each.stride, each.offset]
         if len(each.shape) != len(each.stride) or len(each.shape) > 64 or min(numbers) < 0:
-            raise _WrongError("an input has no such shape")
+            raise _WrongError("an input has an invalid shape")
         dtype = getattr(torch, each.dtype)
         storage = self.storages[each.storage].untyped_storage()
         last = sum((size - 1) * step for size, step in zip(each.shape, each.stride, strict=True))
@@ -271,13 +271,13 @@ class _Run:
 
 
 def _check_size(tensor: Tensor) -> None:
-    """Refuse a view that repeats its memory so often that no operation on it would end."""
+    """Reject a view that repeats its memory so often that operations on it would not end."""
     if tensor.dim() > _MOST_DIMENSIONS or tensor.numel() * tensor.element_size() > _BYTES:
         raise _WrongError("one of its tensors is too large")
 
 
 def _numbers_in(operation: RecordedOperation) -> Iterator[int]:
-    """Yield the numbers of the tensors among an operation's arguments, and of its results."""
+    """Yield the numbers of the tensors in an operation's arguments and results."""
     yield from operation.results
     values: list[Any] = [*operation.args, *operation.kwargs.values()]
     while values:
@@ -289,7 +289,7 @@ def _numbers_in(operation: RecordedOperation) -> Iterator[int]:
 
 
 def _function_of(name: str) -> Any:
-    """Return an operation of PyTorch by its name."""
+    """Return a PyTorch operation by name."""
     match = _NAME.fullmatch(name)
     if match is None:
         raise _WrongError(f"it uses {name[:60]!r}, which is never repeated")
@@ -305,7 +305,7 @@ def _function_of(name: str) -> Any:
 
 @contextmanager
 def _bounded(size_of_inputs: int) -> Iterator[None]:
-    """Limit the memory of this process while operations are repeated, where the system can."""
+    """Limit the memory of this process while operations are repeated, if the system supports it."""
     try:
         import resource
     except ImportError:  # Windows

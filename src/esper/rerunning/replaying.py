@@ -1,4 +1,4 @@
-"""Repeats an incident of a watched run: at full speed to the minibatch before it, then traced."""
+"""Repeats an incident of a watched run: untraced up to the minibatch before it, then traced."""
 
 import random
 import sys
@@ -42,7 +42,7 @@ from esper.watching.watch import Watch
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
 #: Quantities that flags on the device can name (`esper.watching.flag_evidence`).
 _BY_FLAGS: Final = ("features", "gradient", *OUTPUT_QUANTITIES.values())
-#: Names of what an LSTM starts from, in capsules and in the library's loop.
+#: Names of an LSTM's initial states in capsules and in the library's loop.
 _STATES: Final = {
     f"{state}_states_{net}": f"lstm_states.{net}[{number}]"
     for net in ("pi", "vf")
@@ -59,7 +59,7 @@ class _EnoughSeen(BaseException):
 
 @without_compiler(BoundedMemory, OperationTracer)
 def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple[Replay, int]:
-    """Repeat what a capsule of a watched run started from.
+    """Repeat the incident in a capsule of a watched run.
 
     Args:
         capsule: the capsule.
@@ -137,14 +137,14 @@ def _recorded_with(capsule: WatchedCapsule) -> str:
 def _is_same_by_flags(
     recorded: Sequence[NonfiniteSighting], seen: Sequence[NonfiniteSighting]
 ) -> bool:
-    """Return whether a replay saw in the same minibatch what training only knows by flags."""
+    """Return whether a replay found in the same minibatch what training detected only by flags."""
     if not recorded or not seen or not all(one.quantity in _BY_FLAGS for one in recorded):
         return False
     return {one.minibatch for one in recorded} == {one.minibatch for one in seen}
 
 
 def _unrepeatable(capsule: WatchedCapsule) -> str:
-    """Return why an incident cannot be repeated, and what is known of it instead."""
+    """Return why an incident cannot be repeated, and what is known about it."""
     reason = capsule.reason or f"this version knows no way {capsule.rebuilder[:40]!r}"
     known = ""
     with suppress(msgspec.ValidationError):  # none was found
@@ -189,7 +189,7 @@ class _Repetition:
         )
 
     def run(self) -> tuple[tuple[NonfiniteSighting, ...], Origin | None]:
-        """Repeat it; return what was seen, and where that began."""
+        """Repeat it; return the sightings and their origin."""
         subject = subject_of(self._model)
         assert subject is not None
         assert subject.output_layer is not None  # every policy that has a plan has one
@@ -236,7 +236,7 @@ class _Repetition:
         return seen, origin
 
     def _observed(self) -> dict[str, Tensor]:
-        """Return what the policy observes while acting, as the library's loop names it."""
+        """Return the policy's inputs while acting, with the names in the library's loop."""
         return {
             f"obs_tensor[{key!r}]" if key else "obs_tensor": tensor
             for path, tensor in self._capsule.data.items()
@@ -403,7 +403,7 @@ def _remarks(capsule: WatchedCapsule) -> Iterator[str]:
 
 @contextmanager
 def _as_it_was(capsule: WatchedCapsule) -> Iterator[None]:
-    """Use threads and states of random generators of training, and put those of now back."""
+    """Use the training's threads and random generator states, and restore the current ones."""
     threads = torch.get_num_threads()
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     torch.set_num_threads(capsule.threads)
@@ -440,7 +440,7 @@ def _files_of(buffer: type) -> Iterator[str]:
 
 
 def _observers() -> tuple[str, ...]:
-    """Return the source files that only look at what training computes."""
+    """Return the source files that only read training's tensors."""
     folder = Path(watching.__file__).parent
     return tuple(str(file) for file in folder.rglob("*.py"))
 

@@ -1,4 +1,4 @@
-"""One operation as PyTorch dispatches it: its arguments by name."""
+"""An operation as dispatched by PyTorch, with its arguments by name."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +13,12 @@ from esper.tracing.operations import Operation, Scalar
 
 @dataclass(frozen=True)
 class DispatchedCall:
-    """One operation as it is dispatched.
+    """One dispatched operation.
 
     Attributes:
-        before: name, tensor and values before the call of each floating-point tensor argument.
-        broken: names of the arguments that were not finite.
-        sources: by the name of each of those, the operations that made it.
+        before: name, tensor, and values before the call, of each floating-point tensor argument.
+        broken: names of the non-finite arguments.
+        sources: the operations that produced each non-finite argument, by its name.
         scalars: the numbers among the arguments.
         node: node of the autograd graph, in a backward pass.
     """
@@ -115,7 +115,7 @@ def named_numbers(
 def tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield the floating-point tensors in a value or in nested lists, with their names.
 
-    Sparse tensors, which are made of others, and those without values are left out.
+    Sparse tensors, which consist of other tensors, and tensors without values are skipped.
     """
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.layout is torch.strided and not value.is_meta:

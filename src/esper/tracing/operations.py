@@ -1,4 +1,4 @@
-"""An operation whose result was not finite: its place, its inputs, its sources."""
+"""Operations with non-finite results: their place, inputs and sources."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -31,7 +31,7 @@ class Place:
         loop: file and number of the training loop's own line, if the tracer knows the loop.
         callers: files and numbers of the lines that called that function, innermost first, up to
             the training loop, if the tracer knows it.
-        recorded: text of the line as a recording has it; None: the file of running code has it.
+        recorded: text of the line in a recording; None to read it from the source file.
     """
 
     file: str

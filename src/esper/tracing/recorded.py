@@ -1,7 +1,7 @@
-"""A recording of PyTorch operations: plain values and tensors, from which they can run again.
+"""Recordings of PyTorch operations as plain values and tensors, from which they can be repeated.
 
-A recording holds what PyTorch dispatched below autograd, forward and backward, in its order. What
-no recorded operation made is an input, stored as it was when it was first used.
+A recording contains the operations dispatched below autograd, forward and backward, in order. A
+tensor that no recorded operation produced is an input, stored with its values at first use.
 """
 
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from esper.tracing.operations import Place, line_text
 from esper.tracing.repeatable import is_repeatable
 from esper.tracing.storages import storage_key
 
-#: How a minibatch with recorded operations is repeated, and the part of its capsule with storages.
+#: Name of the rebuilder for recorded operations, and the key of their storages in a capsule.
 OPERATIONS: Final = "recorded operations"
 STORAGES: Final = "storages of recorded operations"
-#: Operations above which nothing is recorded.
+#: Maximum number of recorded operations.
 MOST_OPERATIONS: Final = 100_000
-#: Keys of values that are no numbers, texts or lists.
+#: Keys that mark values other than numbers, strings and lists.
 TENSOR, DTYPE, DEVICE, LAYOUT, FORMAT = "tensor", "dtype", "device", "layout", "memory_format"
 _AS_STRIDED: Final = "aten.as_strided.default"
 _COPY: Final = "aten.copy_.default"
@@ -33,10 +33,10 @@ class NotRecordedError(EsperError):
 
 
 class RecordedInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tensor that no recorded operation made.
+    """A tensor that no recorded operation produced.
 
     Attributes:
-        number: of the tensor.
+        number: number of the tensor.
         storage: number of the storage that it is a view of.
         dtype: its type, such as "float32".
         shape, stride, offset: its view of the storage, in elements.
@@ -53,15 +53,15 @@ class RecordedInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where an operation was called.
+    """The place where an operation was called.
 
     Attributes:
         file, line, function: the innermost source line outside of torch.
-        loop, callers: as of `Place`.
+        loop, callers: see `Place`.
         module: the module of the model.
         autograd: the node of the autograd graph, in a backward pass.
         phase: "forward" or "backward".
-        code: text of the line; None while the code runs, whose file has it.
+        code: text of the line; None while the code runs and its file can be read.
     """
 
     file: str
@@ -84,10 +84,10 @@ class RecordedOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     """One operation.
 
     Attributes:
-        name: as PyTorch dispatches it, such as "aten.add.Tensor".
-        args, kwargs: its arguments; a tensor is `{"tensor": number}`.
-        results: numbers of the tensors that it returned, in their order.
-        place: index of where it was called.
+        name: PyTorch's name, such as "aten.add.Tensor".
+        args, kwargs: the arguments; a tensor is `{"tensor": number}`.
+        results: numbers of the returned tensors, in order.
+        place: index of its place.
     """
 
     name: str
@@ -101,10 +101,10 @@ class Recording(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All operations of one repetition of a minibatch.
 
     Attributes:
-        inputs: tensors that no operation made.
-        operations: in their order.
-        places: where they were called.
-        looked_at: numbers of the tensors that were not finite in the end.
+        inputs: tensors that no operation produced.
+        operations: the operations, in order.
+        places: the places where they were called.
+        looked_at: numbers of the tensors that were non-finite at the end.
         storages: number of stored storages.
     """
 
@@ -131,13 +131,13 @@ class RecordedMinibatch:
 
 
 class OperationRecorder:
-    """Records operations as a tracer sees them.
+    """Records the operations that a tracer sees.
 
     Args:
-        limit: bytes of inputs above which nothing is recorded.
+        limit: maximum size of the inputs in bytes; above it, nothing is recorded.
 
     Attributes:
-        reason: why nothing is recorded, a sentence; empty if all is.
+        reason: a sentence on why nothing is recorded; empty if everything is.
         storages: contents of the storages of inputs, as bytes.
     """
 
@@ -156,7 +156,7 @@ class OperationRecorder:
         self._pending: tuple[list[Any], dict[str, Any]] | None = None
 
     def before(self, func: Any, args: Any, kwargs: Any, names: dict[int, str]) -> None:
-        """Take note of the arguments of a call, before they may be changed.
+        """Record the arguments of a call before the call may change them.
 
         Args:
             func: the operation.
@@ -184,7 +184,7 @@ class OperationRecorder:
             self.give_up(f"recording failed: {type(error).__name__}: {error}")
 
     def after(self, func: Any, args: Any, result: Any, where: RecordedPlace) -> None:
-        """Take note of what a call returned."""
+        """Record the results of a call."""
         if self._pending is None or self.reason:
             return
         (encoded, kwargs), self._pending = self._pending, None
@@ -202,17 +202,17 @@ class OperationRecorder:
             self.give_up(f"recording failed: {type(error).__name__}: {error}")
 
     def give_up(self, reason: str) -> None:
-        """Record nothing, and free what was recorded."""
+        """Stop recording, and free the recorded data."""
         self.reason = reason
         self.storages.clear()
         self._operations.clear()
         self._inputs.clear()
 
     def recorded(self, looked_at: list[Tensor]) -> RecordedMinibatch:
-        """Return what was recorded, or why nothing was.
+        """Return the recording, or the reason why there is none.
 
         Args:
-            looked_at: tensors that were not finite in the end.
+            looked_at: tensors that were non-finite at the end.
         """
         numbers: list[int] = []
         try:
@@ -240,7 +240,7 @@ class OperationRecorder:
         self._operations.append(RecordedOperation(name, args, kwargs, results, place))
 
     def _keep_outcome(self, args: Any, tensors: list[Tensor], place: int) -> None:
-        """Store what a call drew, instead of the call."""
+        """Store the random values that a call drew, instead of the call."""
         for tensor in tensors:
             drawn = {TENSOR: self._input(tensor.clone(), "")}
             known = self._number_of.get(_key(tensor))
@@ -289,7 +289,7 @@ class OperationRecorder:
         return number
 
     def _input(self, tensor: Tensor, name: str) -> int:
-        """Store a tensor that no operation made; return its number."""
+        """Store a tensor that no operation produced; return its number."""
         tensor = tensor.detach()
         key = storage_key(tensor)
         if key not in self._storage_of:
@@ -338,7 +338,7 @@ def _only_reads(func: Any) -> bool:
 
 
 def all_tensors(value: Any) -> Any:
-    """Yield the tensors in what an operation returned, in their order."""
+    """Yield the tensors that an operation returned, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):

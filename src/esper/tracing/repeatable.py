@@ -1,8 +1,8 @@
-"""The operations of PyTorch that are recorded and repeated. All others are left out.
+"""Allowlist of the PyTorch operations that are recorded and repeated.
 
-An operation belongs here if it cannot read or write outside of its tensors, whatever its arguments
-are: its CPU kernel checks them, or `esper.rerunning.argument_checks` does. Private kernels, those
-of sparse and quantized tensors, and those that trust offsets, strides or pivots are left out.
+An operation is listed if it cannot read or write outside of its tensors for any arguments: its CPU
+kernel checks them, or `esper.rerunning.argument_checks` does. Not listed are private kernels,
+kernels for sparse and quantized tensors, and kernels that do not check offsets, strides or pivots.
 """
 
 from typing import Any, Final
@@ -74,7 +74,7 @@ _ALL: Final = frozenset(
         f"{_INDEXED} {_PRODUCTS} {_LAYERS} {_LOSSES}"
     ).split()
 )
-#: Pointwise operations on lists of tensors, as optimizers and clipping use them.
+#: Pointwise operations on lists of tensors, used by optimizers and clipping.
 _ON_LISTS: Final = frozenset({*_POINTWISE.split(), "copy", "norm"})
 _OF_LISTS: Final = "_foreach_"
 

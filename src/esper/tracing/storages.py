@@ -1,4 +1,4 @@
-"""Identifies tensors by their memory, and records which operation made which part of it.
+"""Identifies tensors by their memory, and records which operation produced which part of it.
 
 Autograd creates new tensors for the same memory, so a tensor is identified by its storage. Storages
 are referenced weakly, so that a record keeps no memory alive.
@@ -73,10 +73,10 @@ def tensor_key(tensor: Tensor) -> tuple[int, int, int]:
 
 
 class KnownTensors:
-    """Names of tensors, by their memory or by what they hold.
+    """Names of tensors, by memory or by values.
 
     Args:
-        named: tensors by name; of two names of one tensor the later counts.
+        named: tensors by name; if a tensor has two names, the later one is used.
     """
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
@@ -103,7 +103,7 @@ class KnownTensors:
     def name_around(self, tensor: Tensor) -> str:
         """Return the name of the smallest known tensor that a tensor is a part of; empty if none.
 
-        So it is with a row, or with one step of a sequence.
+        Examples are a row, or one step of a sequence.
         """
         storage, start, end = tensor_key(tensor)
         around = [
@@ -116,8 +116,8 @@ class KnownTensors:
     def name_of_equal(self, values: Tensor) -> str:
         """Return the name of a known non-finite tensor that holds the same values; empty if none.
 
-        So it is with an array that is made into a tensor twice. A tensor without any finite value,
-        such as a lone infinity, equals too many others.
+        An example is an array that was converted to a tensor twice. A tensor without any finite
+        value, such as a single infinity, is not matched, because it would equal too many others.
         """
         if not bool(values.isfinite().any()):
             return ""

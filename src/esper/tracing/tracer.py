@@ -1,4 +1,4 @@
-"""A dispatch mode that records how each non-finite value came about.
+"""A dispatch mode that records the origin of each non-finite value.
 
 An operation whose result is not finite becomes an `Operation`, linked to the operations that made
 its non-finite inputs. Following the links from the tensor in which a NaN was seen leads to its
@@ -55,9 +55,9 @@ class OperationTracer(TorchDispatchMode):
             returns any other tensor as its only part.
         numbers: settings by name, to recognise a number among an operation's arguments.
         never_negative: names of the inputs in which a value below 0 is as wrong as a NaN.
-        observers: source files whose operations only look at what training computes. They are not
-            recorded, and do not count as using a tensor.
-        is_plumbing: returns whether a source file is never where an operation was called.
+        observers: source files whose operations only read training's tensors. They are not
+            recorded, and do not count as uses of a tensor.
+        is_plumbing: returns whether a source file is skipped when looking for the calling line.
         loop: name of the function that is the training loop's body; empty if there is none.
         recorder: receives every operation; None: no recording.
         called_at: returns where the current operation was called, when recorded operations run
@@ -117,7 +117,7 @@ class OperationTracer(TorchDispatchMode):
             hook.remove()
 
     def name_modules(self, model: nn.Module, model_name: str) -> None:
-        """Name the submodules of one more model; those that have a name keep it."""
+        """Name the submodules of a further model; existing names are kept."""
         unnamed = [one for one in model.named_modules() if id(one[1]) not in self._named]
         self._named |= {id(module) for _, module in unnamed}
         self._hooks += [
@@ -127,14 +127,14 @@ class OperationTracer(TorchDispatchMode):
         ]
 
     def name_inputs(self, inputs: Mapping[str, Tensor]) -> None:
-        """Name tensors that were made since tracing began, such as those of a fetched batch."""
+        """Name tensors created since tracing began, such as those of a fetched batch."""
         poisons = tuple(poisons_of(inputs, {}, ()))
         self.poisons += poisons
         self._poison_of |= {poison.name: poison for poison in poisons}
         self._known.add(inputs)
 
     def makers(self, tensor: Tensor) -> tuple[Operation, ...]:
-        """Return the operations that made the non-finite values of a tensor, newest last."""
+        """Return the operations that produced the non-finite values of a tensor, newest last."""
         if tensor.layout is torch.sparse_coo:
             tensor = tensor._values()
         elif tensor.layout is not torch.strided:
@@ -165,7 +165,7 @@ class OperationTracer(TorchDispatchMode):
             self._remember_forward()
         inputs = list(by_part(named_tensors(func, args, kwargs), self._parts))
         written = {name for name, _, is_written in inputs if is_written}
-        # Arguments that are written to are copied first.
+        # Copy arguments that the operation writes to.
         before = [
             (name, tensor, tensor.clone() if is_written else tensor)
             for name, tensor, is_written in inputs

@@ -1,4 +1,4 @@
-"""Keeps failures of a watch away from the training that it watches."""
+"""Keeps failures of a watch from affecting training."""
 
 from contextlib import suppress
 from types import TracebackType
@@ -7,14 +7,14 @@ from esper.watching.recorder import Recorder
 
 
 class Guard:
-    """A context in which a failure of the watch is counted and reported, and never stops training.
+    """A context manager that counts and reports failures of the watch, so that training continues.
 
     Args:
         recorder: receives each failure.
 
     Attributes:
-        failures: how often the watch failed.
-        last_failure: the last of these, as a sentence.
+        failures: number of failures.
+        last_failure: the last failure, as a sentence.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -37,7 +37,7 @@ class Guard:
         return True
 
     def count(self, error: Exception) -> None:
-        """Count and report a failure that was dealt with."""
+        """Count and report a failure that was caught."""
         self.failures += 1
         with suppress(Exception):
             self.last_failure = f"{type(error).__name__}: {error}"

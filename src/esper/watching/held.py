@@ -1,4 +1,4 @@
-"""What a watch holds of a minibatch until the optimizer's step."""
+"""Values of a minibatch that a watch holds until the optimizer's step."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from esper.watching.shards import local
 
 @dataclass(slots=True)
 class HeldMinibatch:
-    """What is held of a minibatch until the optimizer's step.
+    """Values of a minibatch, held until the optimizer's step.
 
     Attributes:
         clips: parameters whose gradients were clipped together, with the norm before.
@@ -26,7 +26,7 @@ class HeldMinibatch:
         results: scalars that are finite if what was computed is, such as the sums of outputs and
             the losses; with owner and quantity.
         is_explained: whether the minibatch is known to be bad.
-        is_scaled: whether a loss scaler leaves the step out if gradients are not finite.
+        is_scaled: whether a loss scaler skips the step if gradients are not finite.
     """
 
     clips: list[tuple[list[Tensor], Tensor]] = field(default_factory=list)
@@ -36,7 +36,7 @@ class HeldMinibatch:
     is_scaled: bool = False
 
     def bad_results(self) -> tuple[Found, ...]:
-        """Return the first result that is not finite. This waits for the device, once."""
+        """Return the first non-finite result. This synchronises with the device once."""
         if not self.results:
             return ()
         device = self.results[0][2].device
@@ -76,8 +76,8 @@ class HeldMinibatch:
 
         Args:
             parts: all parameters that are watched.
-            optimizer: that is about to step, maybe with parameters that are not. Clipping leaves
-                gradients of those finite where only the norm overflowed.
+            optimizer: the optimizer about to step, which may have unwatched parameters. If only
+                the norm overflowed, clipping leaves their gradients finite.
         """
         watched = {id(part.parameter) for part in parts}
         own = [p for group in optimizer.param_groups for p in group["params"]]
@@ -87,7 +87,7 @@ class HeldMinibatch:
 
 
 def without_gradients(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor | None]]:
-    """Take the gradients off an optimizer's parameters, which it then leaves as they are.
+    """Remove the gradients of an optimizer's parameters, so that its step changes nothing.
 
     Returns:
         The parameters and their gradients.

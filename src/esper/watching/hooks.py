@@ -1,4 +1,4 @@
-"""What is hooked into torch while a watch is open: one layer, the clip, the optimizer's step."""
+"""The hooks of a watch: the output layer, gradient clipping, optimizer steps, loss scalers."""
 
 import sys
 import weakref
@@ -15,25 +15,25 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Listener(Protocol):
-    """Receives what the hooks see."""
+    """Receives calls from the hooks."""
 
     def on_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        """Take note of one call of the output layer."""
+        """Handle one call of the output layer."""
 
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
-        """Take note of the norm of some gradients before they are clipped."""
+        """Handle the norm of some gradients before they are clipped."""
 
     def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether an optimizer trains what is watched."""
 
     def on_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take note that an optimizer is about to step."""
+        """Handle the start of an optimizer step."""
 
     def on_step_over(self) -> None:
-        """Take note that the step was made."""
+        """Handle the end of an optimizer step."""
 
     def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Take note that a loss scaler left a step out."""
+        """Handle a step that a loss scaler skipped."""
 
 
 class OutputHook:
@@ -137,7 +137,7 @@ class ScalerWatch:
 
 
 def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Return the optimizer inside of wrappers, such as Accelerate's, which cannot be hooked."""
+    """Return the optimizer inside wrappers such as Accelerate's, which cannot be hooked."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     return optimizer
@@ -158,7 +158,7 @@ def hook_steps(
     before: Callable[[torch.optim.Optimizer], None],
     after: Callable[[torch.optim.Optimizer], None],
 ) -> list[RemovableHandle]:
-    """Call back before and after each step of some optimizers; of all, if none is given."""
+    """Call back before and after each step of some optimizers; of all if none is given."""
 
     def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         before(optimizer)
@@ -184,9 +184,9 @@ class TrainingHooks:
 
     Args:
         listener: the watch.
-        output_layer: the layer whose output is looked at; None for none.
-        optimizers: whose steps are looked at; if empty, those of all optimizers that are its own.
-        hooks_steps: whether steps are looked at by hooks.
+        output_layer: the layer whose output is checked; None to check no output.
+        optimizers: optimizers whose steps are checked; if empty, all that train watched parameters.
+        hooks_steps: whether hooks detect steps.
     """
 
     def __init__(

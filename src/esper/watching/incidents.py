@@ -1,4 +1,4 @@
-"""The incidents of a watch: what was explained, what is only consequence, and who is informed."""
+"""The incidents of a watch: explains findings, drops consequences, and informs the recorder."""
 
 from collections.abc import Iterable, Sequence
 from types import FrameType
@@ -19,19 +19,19 @@ from esper.watching.recorder import Trouble, UpdateRecord
 
 
 class Incidents:
-    """Finds out what broke, and reports it unless it is a consequence of what was reported.
+    """Explains findings, and reports them unless they are consequences of earlier ones.
 
     Args:
-        explainer: finds out.
+        explainer: finds the cause.
         parts: all parameters.
-        guard: of the watch; its recorder is informed.
+        guard: the watch's guard; its recorder is informed.
         takes_bad_steps: whether a step is taken although something was not finite.
 
     Attributes:
-        found: so far.
-        is_broken: whether weights are not finite any more, so that the rest is consequence.
+        found: the incidents so far.
+        is_broken: whether weights are non-finite, so that everything else is a consequence.
         acting_is_explained: whether acting is known to be bad in this update.
-        given: what environments returned and was not finite.
+        given: non-finite inputs from environments.
     """
 
     def __init__(
@@ -45,16 +45,16 @@ class Incidents:
         self.is_broken = False
         self.acting_is_explained = False
         self.given = GivenInputs()
-        # What was explained in this update and in the one before, by phase and first look.
+        # Explanations in this update and the one before, by phase and first findings.
         self._known: dict[tuple[str, Look], Explanation] = {}
         self._known_before: dict[tuple[str, Look], Explanation] = {}
 
     def end_update(self, record: UpdateRecord, *, is_last: bool = False) -> None:
-        """Report what the environment gave and nothing has used; forget what did not come again.
+        """Report unused inputs from environments; forget faults that did not occur again.
 
         Args:
-            record: of the update that ends.
-            is_last: whether nothing comes after it.
+            record: record of the ending update.
+            is_last: whether this is the last update.
         """
         explanation = self.given.end_update(is_last=is_last)
         if explanation is not None:
@@ -75,18 +75,18 @@ class Incidents:
         only_if_found: bool = False,
         only_if_harmful: bool = False,
     ) -> None:
-        """Explain a minibatch, or acting, from the frames that are on the stack.
+        """Explain a minibatch, or acting, from the frames on the stack.
 
         Args:
-            record: of the current update.
-            held: of the minibatch.
+            record: record of the current update.
+            held: values held of the minibatch.
             stack: frames, innermost first.
             phase: "acting" or "update".
-            outputs: of the output layer, each with what the layer took.
-            rngs: states of the random generator after the last steps, the newest first.
-            optimizer: that is about to step; None before.
-            only_if_found: report nothing if no tensor is found that is not finite.
-            only_if_harmful: report nothing that a loss scale explains.
+            outputs: input and output of each call of the output layer.
+            rngs: states of the random generator after the last steps, newest first.
+            optimizer: the optimizer about to step; None if there is none.
+            only_if_found: report nothing if no non-finite tensor is found.
+            only_if_harmful: report nothing that a too large loss scale explains.
         """
         held.is_explained = phase == "update"
         if self.is_broken or (phase == "acting" and self.acting_is_explained):
@@ -123,7 +123,7 @@ class Incidents:
         bad_results: tuple[Found, ...],
         optimizer: torch.optim.Optimizer | None,
     ) -> None:
-        """Explain a minibatch from what is held of it, where the loop's frames are not there."""
+        """Explain a minibatch from its held values, if the loop's frames are not on the stack."""
         if held.is_explained or self.is_broken:
             return
         held.is_explained = True
@@ -142,13 +142,13 @@ class Incidents:
     def check(
         self, record: UpdateRecord, found: tuple[str, str], values: Any, made_by: str, phase: str
     ) -> bool:
-        """Look at values that no layer of the model computes; return whether they are finite.
+        """Check values that no layer of the model computes; return whether they are finite.
 
         Args:
-            record: of the current update.
-            found: their head and quantity.
+            record: record of the current update.
+            found: head and quantity of the values.
             values: a tensor, an array or a list of numbers.
-            made_by: what computes them, for the report.
+            made_by: name of their source, for the report.
             phase: "acting" or "update".
         """
         tensor = torch.as_tensor(values).detach()
@@ -164,7 +164,7 @@ class Incidents:
     def note_lasting(
         self, record: UpdateRecord, found: tuple[Found, ...], why_no_origin: str, minibatch: int
     ) -> None:
-        """Report what stays broken, unless something lasting was reported before."""
+        """Report lasting damage, unless lasting damage was reported before."""
         if found and not self.is_broken:
             self.is_broken = True
             explanation = Explanation(found, why_no_origin=why_no_origin)
@@ -193,13 +193,13 @@ class Incidents:
     ) -> None:
         self.is_broken = _is_lasting(explanation.found)
         minibatch = record.steps + (optimizer is None) if phase == "update" else 0
-        if is_repeat:  # counts in its update, and is no news
+        if is_repeat:  # counted in its update, but not another incident
             again = Trouble(record.number, minibatch, phase, explanation, is_repeat=True)
             record.troubles.append(again)
         else:
             self.note(record, explanation, minibatch, phase)
         if self._takes_bad_steps and phase == "update":
-            self.is_broken = True  # what follows is consequence
+            self.is_broken = True  # everything that follows is a consequence
 
 
 def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
@@ -212,12 +212,12 @@ def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:
 
 
 def _is_same_origin(one: Explanation, other: Explanation) -> bool:
-    """Return whether two troubles began in the same operation, with the same bad inputs if any."""
+    """Return whether two findings began in the same operation with the same bad inputs."""
     if one.origin is None or other.origin is None:
         return False
     owners = [{found.owner for found in each.found} - {SHARED} for each in (one, other)]
     if not owners[0] <= owners[1]:
-        return False  # another head broke, too
+        return False  # another head is also affected
     first, second = one.origin.operation, other.origin.operation
     places = [(each.name, each.place.file, each.place.line) for each in (first, second)]
     if first.poisons or second.poisons:

@@ -1,7 +1,7 @@
-"""Looks at one tensor: is it finite, and what does it hold if not?
+"""Checks of one tensor: whether it is finite, and which non-finite values it contains.
 
-A tensor that cannot be looked at, such as one that refuses the operation, counts as finite: it must
-not hide what is wrong elsewhere.
+A tensor that cannot be checked, for example because it does not support the operation, counts as
+finite, so that it does not hide a fault elsewhere.
 """
 
 import torch
@@ -29,7 +29,7 @@ def values_in(tensor: Tensor) -> Tensor | None:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Return whether all values of a tensor are finite, as far as they can be looked at."""
+    """Return whether all values of a tensor that can be checked are finite."""
     try:
         values = values_in(tensor)
         return values is None or bool(torch.isfinite(values).all())
@@ -38,7 +38,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def kinds_of(tensor: Tensor) -> tuple[str, ...]:
-    """Return which kinds of non-finite values a tensor holds: "nan", "+inf", "-inf"."""
+    """Return the kinds of non-finite values in a tensor: "nan", "+inf", "-inf"."""
     try:
         values = values_in(tensor)
         if values is None:
@@ -59,12 +59,12 @@ def kinds_of(tensor: Tensor) -> tuple[str, ...]:
 def masks_by_itself(layer: nn.Module, taken: Tensor | None, output: Tensor) -> bool:
     """Return whether all non-finite values in a layer's output are the -inf of its own mask.
 
-    That is known of a class derived from `nn.Linear`: without the mask, its output is finite.
+    This can be decided for a subclass of `nn.Linear`: without the mask, its output is finite.
 
     Args:
         layer: the layer.
-        taken: what it took; None if unknown.
-        output: its output.
+        taken: the layer's input; None if unknown.
+        output: the layer's output.
     """
     if not isinstance(layer, nn.Linear) or type(layer) is nn.Linear or taken is None:
         return False

@@ -1,4 +1,4 @@
-"""The look at each minibatch: outputs, gradient norms and the optimizer's step."""
+"""Checks of each minibatch: outputs, gradient norms and the optimizer's step."""
 
 import math
 import sys
@@ -37,13 +37,13 @@ _LEFT_OUT: Final = 64  # of the steps that a loss scaler leaves out, so many are
 
 
 class MinibatchWatch:
-    """Looks at each minibatch, and has explained what is not finite. It is what hooks call.
+    """Checks each minibatch, and reports non-finite values to `incidents`; called by the hooks.
 
     Args:
         parts: all parameters.
-        heads: of the models.
-        optimizers: that were given as those of the models; others are told by their parameters.
-        explainer: whose repetitions of a minibatch are left alone.
+        heads: the models' heads.
+        optimizers: the optimizers given by the user; others are recognised by their parameters.
+        explainer: the explainer, whose repetitions of a minibatch are not checked.
         incidents: explains and reports.
         guard: of the watch.
         flags: notes everything on the device instead; None: look at once.
@@ -56,13 +56,13 @@ class MinibatchWatch:
             the same update in all ranks.
 
     Attributes:
-        record: of the current update.
-        held: of the current minibatch.
-        has_acted: since the last minibatch.
-        is_updating: whether everything now belongs to an update.
-        last_optimizer: that stepped; None before.
+        record: record of the current update.
+        held: values held of the current minibatch.
+        has_acted: whether the model acted since the last minibatch.
+        is_updating: whether all calls currently belong to an update.
+        last_optimizer: the optimizer of the last step; None before.
         log_std_excess: returns by how much a standard deviation is too large; see `parts`.
-        std_overflows: whether one was when the last update ended; only known where flags are kept.
+        std_overflows: whether one was too large at the end of the last update; only set with flags.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class MinibatchWatch:
         self._left_out = 0  # steps that a loss scaler left out
 
     def hold(self, result: Tensor, owner: str, quantity: str) -> None:
-        """Look at a scalar of this minibatch, such as its loss, when the optimizer steps."""
+        """Check a scalar of this minibatch, such as its loss, at the optimizer's step."""
         if self._flags is None and self._explainer.seen is None:
             self.held.results.append((owner, quantity, result.detach()))
 
@@ -160,7 +160,7 @@ class MinibatchWatch:
         if not is_training and self._incidents.acting_is_explained:
             return
         values = output.detach()
-        # A sum of finite values may overflow: it is only a reason to look.
+        # A sum of finite values may overflow, so a non-finite sum only triggers the full check.
         total = values.sum(dtype=None if values.dtype.itemsize >= 4 else _SUM)
         if is_training and self._repeater is not None:
             own = [head for head in self._heads if head.columns is not None]
@@ -183,8 +183,8 @@ class MinibatchWatch:
     def _has_infinite_std(self, phase: str) -> bool:
         """Return, once per update, whether actions are drawn with an infinite standard deviation.
 
-        The model may limit it, so it is only a reason to look. Weights change at steps: after one
-        it is looked at in the first call while acting, and then ever more rarely.
+        The model may clamp it, so this only triggers the full check. Weights change only at steps:
+        it is checked at the first acting call after a step, and then at doubling intervals.
         """
         if phase != "acting":
             return False
@@ -201,7 +201,7 @@ class MinibatchWatch:
         return True
 
     def _note_call(self, is_training: bool) -> None:
-        """Tell acting from learning: an update begins with its acting, and ends with its steps."""
+        """Distinguish acting from learning; an update begins with acting and ends with steps."""
         if is_training:
             if self.has_acted and self._is_learning:
                 self._end_found_update()  # the minibatch before had no step
@@ -257,7 +257,7 @@ class MinibatchWatch:
         self._put_aside += without_gradients(optimizer)
 
     def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
-        """Return whether this step would be made with something that is not finite."""
+        """Return whether this step would use a non-finite value."""
         record = self.record
         record.steps += 1
         if record.steps == 1:
@@ -295,7 +295,7 @@ class MinibatchWatch:
         return not is_norm_only
 
     def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether a loss scaler leaves a step out whose gradients are not finite."""
+        """Return whether a loss scaler skips this step because of non-finite gradients."""
         if self.held.is_scaled:
             self.record.skipped += 1
             return True
@@ -309,7 +309,7 @@ class MinibatchWatch:
             self._begin_minibatch()
 
     def _look_at_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Look at a step that a loss scaler leaves out: it hides a NaN like its own overflows."""
+        """Check a step that a loss scaler skipped: it may be a real NaN, not a scale overflow."""
         self._left_out += 1
         is_looked_at = self._left_out <= _LEFT_OUT or self._left_out.bit_count() == 1
         is_known = self.held.is_explained or self._flags is not None or self._repeater is not None
@@ -323,7 +323,7 @@ class MinibatchWatch:
             self._measured = self._owner_norms.measure()
 
     def take_measured(self) -> tuple[tuple[str, ...], Tensor | None]:
-        """Return heads and groups, and the norms of their gradients in the update that ends."""
+        """Return heads and groups, and their gradient norms in the ending update."""
         measured, self._measured = self._measured, None
         return self._owner_norms.owners, measured
 

@@ -1,4 +1,4 @@
-"""What a watch reports, and to whom: incidents at once, updates when they end, the end."""
+"""The interface of recorders, which receive incidents, updates and the end of a watched run."""
 
 import math
 import time
@@ -10,30 +10,30 @@ from esper.watching.finding.explaining import Explanation
 
 @dataclass(frozen=True)
 class Trouble:
-    """One incident: what was found, where, and when."""
+    """One incident: findings, place and time."""
 
     update: int
     minibatch: int  # counted from 1 within the update; 0 while acting
     phase: str  # "acting" or "update"
     explanation: Explanation
-    is_repeat: bool = False  # of a fault that lasts and was reported: it only counts
+    is_repeat: bool = False  # a lasting fault that was reported before; only counted
 
 
 class Recorder(Protocol):
-    """Where a watch reports what it finds. An error that it raises is counted by the watch."""
+    """Receives the findings of a watch. The watch counts exceptions that it raises."""
 
     @property
     def last_finding(self) -> str:
-        """The last incident in one or two lines; empty without one."""
+        """The last incident in one or two lines; empty if there is none."""
 
     def found(self, trouble: Trouble) -> None:
-        """Record an incident at once, before the process does anything that may crash."""
+        """Record an incident immediately, before anything that may crash the process."""
 
     def updated(self, record: "UpdateRecord") -> None:
         """Record an update that ended."""
 
     def failed(self, count: int, sentence: str) -> None:
-        """Record that the watch itself failed, for the `count`-th time."""
+        """Record the `count`-th failure of the watch itself."""
 
     def ended(self, status: str, reason: str) -> None:
         """Record the end: `status` is "finished", "stopped", "halted" or "failed".
@@ -67,17 +67,18 @@ class UpdateRecord:
         left_out: of those, left out by the watch, and not by a loss scaler.
         blamed_ranks: other ranks for whose sake the watch left steps out.
         norm_sum: sum of the finite gradient norms of these steps.
-        norm_max: largest of them.
-        norms: number of them.
-        troubles: what was found.
+        norm_max: largest of these norms.
+        norms: number of these norms.
+        troubles: the incidents.
         owner_norms: gradient norms of heads and groups at the first step, before clipping; by name.
-        figures: that the training loop logged, by name.
-        learning_rate: of the first parameter group at the last step; None before.
-        still_updates: updates up to this one that moved no weight although steps were due.
-        update_seconds: part of it that was spent learning, not acting; None if unknown.
-        is_whole: whether it came to its end; False if an error or a halt ended it before.
-        began: time of its first sign, by the monotonic clock.
-        ended: time of its end.
+        figures: figures logged by the training loop, by name.
+        learning_rate: learning rate of the first parameter group at the last step; None before.
+        still_updates: number of consecutive updates, up to this one, with steps in which no weight
+            moved.
+        update_seconds: seconds spent learning, not acting; None if unknown.
+        is_whole: whether the update was completed; False if an error or a halt interrupted it.
+        began: start time on the monotonic clock.
+        ended: end time on the monotonic clock.
     """
 
     number: int
@@ -100,14 +101,14 @@ class UpdateRecord:
 
     @property
     def is_still(self) -> bool:
-        """Whether no step was made, or every gradient was 0, so that nothing was learnt.
+        """Whether all steps were skipped or every gradient was 0, so that nothing was learnt.
 
-        As where a library replaces gradients that are NaN: momentum still moves the weights.
+        A library may replace NaN gradients by 0; momentum then still moves the weights.
         """
         all_left_out = self.left_out > 0 and self.steps == self.skipped
         return all_left_out or (self.norms > 0 and self.norm_max == 0.0)
 
     def log(self, name: str, number: float) -> None:
-        """Add a figure; of several, the last one counts, but a NaN or an infinity stays."""
+        """Set a figure; a later value replaces an earlier one, unless that is NaN or infinite."""
         if not math.isfinite(number) or math.isfinite(self.figures.get(name, 0.0)):
             self.figures[name] = number

@@ -1,4 +1,4 @@
-"""The one look per update at weights and moments: are they finite, and do they move?"""
+"""Check of weights and optimizer state once per update: are they finite, and do they change?"""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,14 @@ from esper.watching.shards import local
 
 
 class UpdateLook:
-    """Looks at all weights once per update.
+    """Checks all weights once per update.
 
     Args:
-        parameters: that are trained.
+        parameters: the trained parameters.
 
     Attributes:
-        still_for: updates up to now in which steps were due, and no weight moved or every gradient
-            was 0.
+        still_for: number of consecutive updates with steps in which no weight moved or every
+            gradient was 0.
     """
 
     def __init__(self, parameters: list[Tensor]) -> None:
@@ -28,10 +28,10 @@ class UpdateLook:
 
     @torch.no_grad()
     def look(self, moments: list[Tensor]) -> Tensor:
-        """Return on the device whether all is finite and whether no weight moved since, `[2]`.
+        """Return whether all is finite and whether no weight moved, as a device tensor `[2]`.
 
         Args:
-            moments: what the optimizers keep of the parameters.
+            moments: the optimizers' state tensors.
         """
         own = [local(one) for one in self._parameters]
         tensors = [*own, *(local(one) for one in moments if one.is_floating_point())]
@@ -46,10 +46,10 @@ class UpdateLook:
         return torch.stack([all_norms.isfinite().all(), same])
 
     def count(self, *, is_still: bool, had_steps: bool) -> None:
-        """Count an update that is over, in which no weight moved or every gradient was 0."""
+        """Count a completed update; `is_still`: no weight moved or every gradient was 0."""
         self.still_for = self.still_for + 1 if had_steps and is_still else 0
 
     @property
     def is_stalled(self) -> bool:
-        """Whether training has stood still for `STALLED_UPDATES` updates."""
+        """Whether training made no progress for `STALLED_UPDATES` updates."""
         return self.still_for >= STALLED_UPDATES

@@ -1,8 +1,8 @@
-"""`esper.watch`: the lights for any PyTorch training, while its loop stays as it is.
+"""`esper.watch`: lights for any PyTorch training, without changes to the training loop.
 
-While nothing is wrong, a watch looks at two numbers per optimizer step: the norm of the gradients,
-which clipping measures anyway, and the sum of the logits. Only when one of them is not finite does
-it look at tensors, read the loop's own variables, and run the minibatch again under a tracer.
+While nothing is wrong, a watch checks two numbers per optimizer step: the gradient norm, which
+clipping computes anyway, and the sum of the logits. Only if one of them is not finite, it checks
+tensors, reads the loop's own variables, and runs the minibatch again under a tracer.
 """
 
 import logging
@@ -44,11 +44,11 @@ _WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a mi
 
 
 class NonfiniteHalt(SystemExit):
-    """Ends the process with exit code 3 because something was not finite."""
+    """Ends the process with exit code 3 because of a non-finite value."""
 
 
 class Watch:
-    """Watches the training of some models until it is closed. Use `esper.watch` to make one."""
+    """Watches the training of some models until it is closed. Use `esper.watch` to create one."""
 
     def __init__(
         self,
@@ -133,22 +133,22 @@ class Watch:
         self.end(error, traceback)
 
     def record_with(self, recorder: Recorder) -> None:
-        """Report to a recorder from now on."""
+        """Set the recorder."""
         self._guard.recorder = recorder
 
     @property
     def troubles(self) -> list[Trouble]:
-        """What was found so far."""
+        """The incidents so far."""
         return self._incidents.found
 
     @property
     def guard(self) -> Guard:
-        """A context that counts failures of what an integration looks at; training goes on."""
+        """A context manager that counts failures of an integration's checks; training continues."""
         return self._guard
 
     @property
     def failures(self) -> int:
-        """How often the watch itself failed; training continues."""
+        """Number of failures of the watch itself; training continues after each."""
         return self._guard.failures
 
     @property
@@ -157,7 +157,7 @@ class Watch:
         return self._guard.last_failure
 
     def update(self, **figures: float) -> None:
-        """End an update here, with figures of your own; from now on only this ends updates."""
+        """End the current update and add figures; from now on, only this method ends updates."""
         self._minibatches.finds_updates = False
         self.log(**figures)
         with self._guard:
@@ -166,10 +166,10 @@ class Watch:
     def log(self, **figures: float) -> None:
         """Add figures to the current update.
 
-        A later value of the same name replaces one that is finite: a NaN or an infinity stays to
-        the end of the update. Figures are recorded, not judged: no light comes on.
+        A later value of the same name replaces a finite one; a NaN or an infinity is kept until the
+        end of the update. Figures are only recorded and turn no light on.
 
-        What is no number is left out, counted as a failure, and logged once for each name.
+        A value that is not a number is ignored, counted as a failure, and logged once per name.
         """
         for name, value in figures.items():
             before = self.failures
@@ -177,16 +177,16 @@ class Watch:
                 self._minibatches.record.log(name, float(value))
             if self.failures > before and name not in self._no_numbers:
                 self._no_numbers.add(name)
-                _log.warning("the figure %r is left out: %s is no number", name, type(value))
+                _log.warning("the figure %r is ignored: %s is not a number", name, type(value))
 
     @property
     def recorder(self) -> Recorder:
-        """Where it reports."""
+        """The recorder, which receives all findings."""
         return self._guard.recorder
 
     @contextmanager
     def updating(self) -> Iterator[None]:
-        """Everything inside belongs to an update, also a call of the model without gradients."""
+        """Mark all calls inside as part of an update, even model calls without gradients."""
         self._updating_since = time.monotonic()
         self._minibatches.is_updating = True
         if self._start is not None:
@@ -199,28 +199,28 @@ class Watch:
             self._minibatches.is_updating = False
 
     def _add_learning_time(self) -> None:
-        """Add the time since an update began, or since the last one ended within `updating`."""
+        """Add the time since the update began, or since the last one ended inside `updating`."""
         now = time.monotonic()
         spent = self._minibatches.record.update_seconds or 0.0
         self._minibatches.record.update_seconds = spent + now - self._updating_since
         self._updating_since = now
 
     def keep_start(self, limit: int) -> None:
-        """Keep, from now on, the state that each update starts from (see `updating`).
+        """From now on, keep a copy of the state before each update (see `updating`).
 
         Args:
-            limit: bytes above which it is not kept.
+            limit: maximum size in bytes; a larger state is not kept.
         """
         self._start = StartState(self._models, self._optimizers, limit)
 
     def start_of(self, trouble: Trouble, limit: int) -> dict[str, Any]:
         """Return the state before the update of an incident that was just found.
 
-        Where no start was kept, and while acting, it is the state as it is now.
+        While acting, or if no such state was kept, return the current state.
 
         Args:
             trouble: the incident.
-            limit: bytes above which nothing is returned.
+            limit: maximum size in bytes; for a larger state, the result is empty.
         """
         if self._start is not None and self.keeps_start and trouble.phase == "update":
             return self._start.values
@@ -230,7 +230,7 @@ class Watch:
 
     @property
     def keeps_start(self) -> bool:
-        """Whether the state that the current update started from is kept."""
+        """Whether the state before the current update is kept."""
         return self._start is not None and bool(self._start.values)
 
     @property
@@ -240,35 +240,35 @@ class Watch:
 
     @property
     def recorded(self) -> RecordedMinibatch | None:
-        """The operations of the minibatch of an incident that was just found."""
+        """The recorded operations of the minibatch of an incident that was just found."""
         return self._explainer.recorded
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found in this update or given to it, and nothing lasting before."""
+        """Whether there is no incident or bad input in this update, and no lasting damage."""
         own = self._incidents
         return not (self._minibatches.record.troubles or own.given or own.is_broken)
 
     @property
     def is_closed(self) -> bool:
-        """Whether it has ended, for whatever reason."""
+        """Whether the watch has ended."""
         return self._is_closed
 
     @property
     def has_stepped(self) -> bool:
-        """Whether the optimizer was to take a step since the last update ended."""
+        """Whether there was an optimizer step, taken or skipped, since the last update ended."""
         return self._minibatches.record.steps > 0
 
     def hold(self, result: Tensor, owner: str = SHARED, quantity: str = "loss") -> None:
-        """Look at a scalar of this minibatch, such as its loss, when the optimizer steps."""
+        """Check a scalar of this minibatch, such as its loss, at the optimizer's step."""
         self._minibatches.hold(result, owner, quantity)
 
     def before_step(self, optimizer: torch.optim.Optimizer, *, is_scaled: bool = False) -> None:
-        """Report that an optimizer is about to step, where its hooks come at other times.
+        """Report that an optimizer is about to step, if its hooks are called at other times.
 
         Args:
             optimizer: the optimizer.
-            is_scaled: whether a loss scaler leaves the step out if gradients are not finite.
+            is_scaled: whether a loss scaler skips the step if gradients are not finite.
         """
         if not self._is_closed and not self._is_paused:
             self._minibatches.held.is_scaled = is_scaled
@@ -280,7 +280,7 @@ class Watch:
             self._minibatches.on_step_over()
 
     def pause(self) -> None:
-        """Take all hooks off, so that the model can be scripted or exported; see `resume`."""
+        """Remove all hooks, so that the model can be scripted or exported; see `resume`."""
         self._is_paused = True
         self._hooks.detach()
 
@@ -291,7 +291,7 @@ class Watch:
             self._hooks.attach()
 
     def end(self, error: BaseException | None, traceback: TracebackType | None = None) -> None:
-        """Close the watch after training ended with an exception, which is explained."""
+        """Close the watch; if training ended with an exception, explain it first."""
         if error is None or self._is_closed:
             self.close()
         elif isinstance(error, NonfiniteHalt):
@@ -306,19 +306,19 @@ class Watch:
             self._close("failed", f"{type(error).__name__}: {first_line}".rstrip(": "))
 
     def explain(self, error: BaseException, traceback: TracebackType | None = None) -> None:
-        """Report what was not finite when an exception was raised, after which training goes on."""
+        """Report non-finite values at an exception after which training continues."""
         if not self._is_closed:
             with self._guard:
                 self._explain_exception(traceback or error.__traceback__)
                 self._repeat_in(error)
 
     def _repeat_in(self, error: BaseException) -> None:
-        """Repeat the last finding below a traceback, which may fill the screen."""
+        """Add the last finding as a note to an exception, so that it is below the traceback."""
         if (finding := self._guard.recorder.last_finding) and self._incidents.found:
             error.add_note(finding)
 
     def close(self) -> None:
-        """End the last update and take all hooks off. May be called more than once."""
+        """End the last update and remove all hooks. May be called more than once."""
         self._close("finished", "")
 
     def _close(self, status: str, reason: str) -> None:
@@ -335,18 +335,18 @@ class Watch:
             self._guard.recorder.ended(status, reason)
 
     def check(self, head: str, values: Any, quantity: str = "output", made_by: str = "") -> bool:
-        """Look at values that no layer of the model computes, such as the rewards of one function.
+        """Check values that no layer of the model computes, such as the rewards of a function.
 
-        What is not finite is reported once per update.
+        Non-finite values are reported once per update.
 
         Args:
-            head: the head that they belong to.
+            head: the head that the values belong to.
             values: a tensor, an array or a list of numbers.
-            quantity: what they are.
-            made_by: what computes them, such as a function with file and line, for the report.
+            quantity: name of the quantity.
+            made_by: source of the values for the report, such as a function with file and line.
 
         Returns:
-            Whether all of them are finite.
+            Whether all values are finite.
         """
         with self._guard:
             record = self._minibatches.record
@@ -364,17 +364,17 @@ class Watch:
         is_observation: bool = False,
         is_kept: bool = False,
     ) -> None:
-        """Take note of something that an environment returned and that is not finite.
+        """Report a non-finite value that an environment returned.
 
-        It is reported with the trouble that it makes, or at the end of the update.
+        It is recorded together with its first consequence, or at the end of the update.
 
         Args:
-            quantity: what it is, as the library calls it.
+            quantity: the library's name of the quantity.
             kind: "nan", "+inf" or "-inf".
-            environment: which one, as the library counts them.
-            step: of that environment, counted from 1; 0 is its first reset.
-            is_observation: whether the next choice of actions is computed from it.
-            is_kept: whether it stays for later updates, as in a replay buffer.
+            environment: number of the environment, as the library counts them.
+            step: step of that environment, counted from 1; 0 is its first reset.
+            is_observation: whether the next actions are computed from it.
+            is_kept: whether it is kept for later updates, as in a replay buffer.
         """
         given = self._incidents.given
         given.is_kept |= is_kept
@@ -412,7 +412,7 @@ class Watch:
         self._guard.recorder.updated(record)
 
     def _look_back(self, record: UpdateRecord) -> None:
-        """Read, once per update, the flags and whether weights and moments are finite."""
+        """Read the flags, and whether weights and optimizer state are finite, once per update."""
         looked_at = self._look.look(self._explainer.moments()).float()
         owners, measured = self._minibatches.take_measured()
         if measured is not None:
@@ -429,11 +429,11 @@ class Watch:
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
-        # No norms without a step. What is not finite there is a consequence of what is reported.
+        # There are no norms without a step. A non-finite norm is a consequence of a reported fault.
         both = zip(owners, norms, strict=False)
         record.owner_norms = {owner: norm for owner, norm in both if math.isfinite(norm)}
         if is_finite:
-            self._incidents.is_broken = False  # no lasting harm was done: what comes is news
+            self._incidents.is_broken = False  # no lasting damage: report new findings
         elif not self._incidents.is_broken:
             found = self._explainer.weights()
             self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
@@ -443,5 +443,5 @@ class Watch:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether no weight has moved for several updates in which steps were due."""
+        """Whether no weight moved for several updates with optimizer steps."""
         return self._look.is_stalled

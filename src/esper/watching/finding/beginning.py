@@ -1,7 +1,8 @@
-"""Names what broke after the operation in which it began: whose it is, and what it is called.
+"""Names a finding after its first operation: the owner, and the name of the quantity.
 
-What is seen at the optimizer's step is often a consequence that all heads share, such as the loss.
-The first operation says which head or group computed it, and the code which variable it went into.
+The value found at the optimizer's step is often a consequence that all heads share, such as the
+loss. The first operation tells which head or group computed it, and the source code which variable
+it was assigned to.
 """
 
 import re
@@ -27,12 +28,12 @@ _OF_DIMENSIONS = re.compile(r"(^|[._])(log_?std|std|scale|sigma|log_?sigma|mu|lo
 
 @dataclass(frozen=True)
 class Owners:
-    """Who owns which part of the models.
+    """The owners (heads and groups) of the parts of the models.
 
     Attributes:
-        models: that are watched.
+        models: the watched models.
         parts: their parameters.
-        heads: of the models.
+        heads: their heads.
         groups: pattern of each group, by name.
     """
 
@@ -48,7 +49,7 @@ class Owners:
         parameters. One without parameters, such as an activation, belongs to the module around it.
 
         Args:
-            name: of the module, as the tracer names it: the model's class and the path in it.
+            name: the tracer's name of the module: the model's class and the path inside it.
         """
         owner_of = {id(part.parameter): part.owner or SHARED for part in self.parts}
         for model in self.models:
@@ -93,7 +94,7 @@ class Owners:
         """Return the heads whose finite standard deviation has an infinite square.
 
         Args:
-            operation: that may have squared it.
+            operation: the operation that may have squared it.
         """
         if operation.base not in _SQUARES or operation.columns is None:
             return ()
@@ -115,17 +116,17 @@ class Owners:
 def as_it_began(
     found: tuple[Found, ...], operation: Operation, owners: Owners
 ) -> tuple[Found, ...]:
-    """Return what was found, with the owner and the name of what the first operation computed.
+    """Return findings with the owner and the name of the first operation's result.
 
-    That is the variable it went into, or the output of its module, whose path is the part. What is
-    known of a head, of a parameter or of a tensor that was wrong before stays as it is.
+    The name is the variable that it was assigned to, or the output of its module, whose path is the
+    part. Findings that already name a head, a parameter or an earlier bad tensor are not changed.
 
     Args:
-        found: in a minibatch; empty if nothing that is looked at was wrong.
-        operation: the first whose result was not finite.
-        owners: of the parts of the models.
+        found: the findings in a minibatch; empty if no checked tensor was bad.
+        operation: the first operation with a non-finite result.
+        owners: owners of the parts of the models.
     """
-    # A number that the code itself holds, such as a fill value, is no tensor that was wrong before.
+    # A constant in the code, such as a fill value, does not count as an earlier bad tensor.
     is_computed = all(one.name.startswith("the constant ") for one in operation.poisons)
     if not is_computed or any(one.index for one in operation.poisons):
         return found
@@ -147,7 +148,7 @@ def as_it_began(
     heads = owners.of_columns(operation, quantity)
     if not heads:
         if found and operation.phase != "forward" and quantity not in _OF_MODELS:
-            return found  # what is wrong in the forward pass does not come from a derivative
+            return found  # a fault in the forward pass is not caused by a derivative
         heads = [owners.of_module(operation.module)]
         if module and not variable and quantity not in _OF_MODELS:
             quantity = "output"

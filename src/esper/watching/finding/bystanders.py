@@ -1,7 +1,7 @@
-"""Tells causes from bystanders: variables that are not finite and harmed nothing.
+"""Distinguishes causes from bystanders: non-finite variables that did no harm.
 
-A loop may keep `best = torch.tensor(float("inf"))`, a mask of -inf or the results of another run.
-Only what the repeated minibatch computed its own non-finite values from is a cause.
+A loop may have `best = torch.tensor(float("inf"))`, a mask of -inf or the results of another run.
+A variable is a cause only if the repeated minibatch computed its non-finite values from it.
 """
 
 import re
@@ -23,16 +23,16 @@ def causes_first(
     again: Mapping[str, Tensor],
     sources: Mapping[str, set[str]],
 ) -> list[str]:
-    """Return the names of the variables that may be causes, in the order in which they were made.
+    """Return the names of the variables that may be causes, in order of computation.
 
-    Those that existed before the minibatch keep their order, and come first.
+    Variables that existed before the minibatch come first, in their own order.
 
     Args:
-        tracer: of the repeated minibatch.
-        harm: outputs and gradients of the repetition that are not finite.
-        variables: of the first run, by name.
-        again: of the second run, by name.
-        sources: for each variable those that the code assigns it from.
+        tracer: tracer of the repeated minibatch.
+        harm: non-finite outputs and gradients of the repetition.
+        variables: variables of the first run, by name.
+        again: variables of the second run, by name.
+        sources: for each variable, the variables that the code assigns it from.
     """
     innocent = _bystanders(tracer, harm, variables, again, sources)
 
@@ -113,7 +113,7 @@ def _bystanders(
 
 
 def _ancestors(makers: Iterable[Operation]) -> set[Operation]:
-    """Return operations, the operations that they got non-finite values from, and so on."""
+    """Return operations and all their direct and indirect sources of non-finite values."""
     found: set[Operation] = set()
     queue = [maker for maker in makers if not maker.is_legal]
     while queue:
@@ -130,7 +130,7 @@ def _variable(path: str) -> str:
 
 
 def _all_sources(name: str, sources: Mapping[str, set[str]]) -> set[str]:
-    """Return what a variable is assigned from, what that is assigned from, and so on."""
+    """Return all variables that a variable is assigned from, directly or indirectly."""
     found: set[str] = set()
     queue = [name]
     while queue:

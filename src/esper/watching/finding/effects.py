@@ -1,7 +1,8 @@
-"""Which calls of a loop's body do more than compute, so that they must not run a second time.
+"""Finds calls in a loop's body with side effects, which must not run a second time.
 
 A second run works on copies of the frame's lists, dictionaries and sets, and the plain attributes
-of its objects are put back afterwards. What else a call changes, takes from or waits for is not.
+of its objects are restored afterwards. Other side effects, such as taking items from a queue or
+waiting, cannot be undone.
 """
 
 import ast
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
 
-#: Methods and functions that do more than compute, whatever they are called on.
+#: Methods and functions with side effects, on any object.
 _NEVER: Final = frozenset(
     {"next", "input", "open", "reset", "collect", "collect_rollouts", "rollout", "generate"}
     | {"save", "dump", "write", "writelines", "put", "put_nowait", "all_reduce", "barrier"}
@@ -24,7 +25,7 @@ _NEVER: Final = frozenset(
     | {"get_nowait", "popleft", "appendleft", "rotate", "__next__", "sleep", "urlopen"}
     | {"add_scalar", "add_scalars", "add_histogram", "add_text", "log_metrics", "log_dict"}
 )
-#: Those that change what they are called on.
+#: Methods that change their object.
 _CHANGING: Final = frozenset({"append", "extend", "insert", "add", "update", "setdefault", "pop"})
 _LOGGING: Final = frozenset(
     {"debug", "info", "warning", "warn", "error", "critical", "exception", "log"}
@@ -37,12 +38,12 @@ _UNKNOWN: Final = object()
 
 @dataclass(frozen=True)
 class Scope:
-    """The variables that a body sees.
+    """The variables visible in a loop's body.
 
     Attributes:
-        local: of the frame; the second run gets copies of containers among them.
-        outer: of the module.
-        own: names that the body assigns as a whole: a second run makes them again.
+        local: local variables of the frame; the second run gets copies of its containers.
+        outer: variables of the module.
+        own: names that the body itself assigns, so that a second run creates them again.
     """
 
     local: Mapping[str, Any] = field(default_factory=dict)
@@ -50,8 +51,9 @@ class Scope:
     own: frozenset[str] = frozenset()
 
     def value_of(self, expression: ast.expr) -> Any:
-        """Return the value of a variable, or of an attribute of one; `_UNKNOWN` if that is not
-        known without running code of the training.
+        """Return the value of a variable or of its attribute.
+
+        The value is `_UNKNOWN` if finding it would run code of the training.
         """
         if isinstance(expression, ast.Constant):
             return expression.value
@@ -80,11 +82,11 @@ class Scope:
 
 
 def has_effect(node: ast.AST, scope: Scope) -> bool:
-    """Return whether a part of a body waits for something, or changes what is not put back.
+    """Return whether a part of a body has a side effect that cannot be undone, or waits.
 
     Args:
-        node: a part of the body's source.
-        scope: the variables that it sees.
+        node: a part of the body's syntax tree.
+        scope: the visible variables.
     """
     try:
         if isinstance(node, (ast.AsyncFor, ast.AsyncWith)):
@@ -142,7 +144,7 @@ def _is_logging(value: object, words: str) -> bool:
 
 
 def _is_queue(call: ast.Call, value: object) -> bool:
-    """Return whether `get` takes something off a queue, and is no look into a dictionary."""
+    """Return whether `get` takes an item from a queue (rather than reading a dictionary)."""
     if value is not _UNKNOWN:
         is_from_pipe = hasattr(type(value), "put") or hasattr(type(value), "get_nowait")
         return is_from_pipe and not isinstance(value, Mapping)
@@ -151,19 +153,19 @@ def _is_queue(call: ast.Call, value: object) -> bool:
 
 
 def _is_waiting(call: ast.Call, value: object) -> bool:
-    """Return whether `join` waits for a thread, and joins no texts or paths."""
+    """Return whether `join` waits for a thread (rather than joining strings or paths)."""
     if value is not _UNKNOWN:
         return not isinstance(value, (str, bytes, ModuleType))
     return not call.args
 
 
 def _is_stepping(receiver: ast.expr, value: object, words: str, scope: Scope) -> bool:
-    """Return whether `step` is an optimizer's, which a second run leaves out, or is put back."""
+    """Return whether `step` is an optimizer's, which a second run skips, or can be undone."""
     if "env" in words:
         return False
     if value is _UNKNOWN or isinstance(value, GradScaler) or hasattr(value, "param_groups"):
         return True
-    # The attributes of a scheduler that is a variable are put back.
+    # The attributes of a scheduler that is a variable are restored.
     is_local = isinstance(receiver, ast.Name) and receiver.id in scope.local
     is_scheduler = isinstance(value, LRScheduler) or "Scheduler" in type(value).__name__
     return is_local and is_scheduler

@@ -1,4 +1,4 @@
-"""Finds out what broke in a minibatch and at which operation, when a watch saw trouble."""
+"""Explains a bad minibatch: what became non-finite first, and at which operation."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -65,26 +65,27 @@ _FRAMES: Final = 5  # whose variables are read
 
 
 class Explainer:
-    """Explains trouble, and repeats the minibatch at once.
+    """Explains bad minibatches by repeating them immediately.
 
     Args:
-        owners: of the parts of the models.
-        guard: of the watch.
-        replay: "auto" repeats the training loop's minibatch, or the call of the model where the
-            loop must not run again; "model" only ever repeats the call of the model; "off" nothing.
-        optimizers: of the models; one that is not given is known from its first bad step on.
-        inputs: returns what the loop's tensors were computed from, such as rewards, by name.
-        repeater: computes minibatches again instead of the loop; None: the loop is run again.
-        record_bytes: bytes of inputs up to which the operations of a repetition are recorded; 0:
-            they are not.
+        owners: owners of the parts of the models.
+        guard: the watch's guard.
+        replay: "auto" repeats the training loop's minibatch, or only the call of the model if the
+            loop must not run again; "model" always repeats only the call of the model; "off"
+            repeats nothing.
+        optimizers: the models' optimizers; others become known at their first bad step.
+        inputs: returns the sources of the loop's tensors, such as rewards, by name.
+        repeater: repeats minibatches instead of the loop; None to run the loop again.
+        record_bytes: maximum size in bytes of the inputs of a recorded repetition; 0 disables
+            recording.
 
     Attributes:
-        apart: how minibatches are repeated without consequences.
+        apart: how minibatches are repeated without side effects.
         variables: the training loop's own tensors in the last incident, by name.
-        recorded: the operations of its repetition; None if there are none.
-        seen: while a minibatch is repeated, the outputs and gradients that its repetition made.
-        outputs: of the output layer, during a repetition, with what the layer took; only those
-            whose sum is not finite.
+        recorded: the recorded operations of its repetition; None if there are none.
+        seen: outputs and gradients of the current repetition; None outside of one.
+        outputs: input and output of each call of the output layer during a repetition, if the sum
+            of the output is not finite.
     """
 
     def __init__(
@@ -119,16 +120,16 @@ class Explainer:
         optimizer: torch.optim.Optimizer | None = None,
         explained: Mapping[Look, Explanation] | None = None,
     ) -> Explanation:
-        """Return what is not finite in a minibatch and is no consequence, and where it began.
+        """Return the first non-finite values of a minibatch (no consequences) and their origin.
 
         A fault that was explained before is not repeated.
 
         Args:
             stack: frames, innermost first.
             phase: "acting" or "update".
-            minibatch: what is held of it; gradients only count at the optimizer's step.
-            optimizer: the optimizer that is about to step; None before.
-            explained: what was explained before, by its first look.
+            minibatch: held values; gradients are only used at the optimizer's step.
+            optimizer: the optimizer about to step; None if there is none.
+            explained: earlier explanations, by their first findings.
         """
         frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
         variables: dict[str, Tensor] = {}
@@ -137,7 +138,7 @@ class Explainer:
             known = KnownTensors(variables)
             for name, tensor in named_tensors(frame).items():
                 is_norm = any(tensor is norm for norm in minibatch.norms)
-                # What a function is given has the name that its caller gave it.
+                # A function's argument keeps the name that it has in the caller.
                 if not is_norm and not known.name_around(tensor):
                     variables.setdefault(name, tensor)
             add_sources(frame, sources)
@@ -194,14 +195,14 @@ class Explainer:
         bad_results: tuple[Found, ...],
         optimizer: torch.optim.Optimizer | None,
     ) -> Explanation:
-        """Do as `explain` for an update whose minibatches the integration holds.
+        """Like `explain`, for an update whose minibatches are held by the integration.
 
-        They are computed again first, as what they compute was not kept.
+        The minibatches are computed again first, because their results were not kept.
 
         Args:
-            gradients: of each part, before clipping.
-            bad_results: what is known of the first run: counts where it cannot be repeated.
-            optimizer: the optimizer that is about to step; None before.
+            gradients: gradient of each part, before clipping.
+            bad_results: findings of the first run, used if it cannot be repeated.
+            optimizer: the optimizer about to step; None if there is none.
         """
         repeater = self._repeater
         assert repeater is not None
@@ -246,14 +247,14 @@ class Explainer:
     def without_explanation(
         self, minibatch: Minibatch, optimizer: torch.optim.Optimizer | None, error: Exception
     ) -> Explanation:
-        """Return what outputs and gradients show by themselves, after `explain` failed."""
+        """Return the findings in outputs and gradients alone, after `explain` failed."""
         gradients = self._gradients_for(optimizer, minibatch)
         found = evidence_alone(self._parts, self._heads, replace(minibatch, gradients=gradients))
         reason = f"the watch failed when it explained it: {type(error).__name__}"
         return Explanation(found or self._in_others(optimizer), why_no_origin=reason)
 
     def saw_again(self, taken: Tensor | None, output: Tensor) -> None:
-        """Take note of an output during a repetition: of those whose sum is not finite only."""
+        """Keep an output of a repetition if its sum is not finite."""
         if self.seen is not None and not bool(output.detach().sum(dtype=torch.float32).isfinite()):
             self.seen.append(output)
             self.outputs.append((taken, output))
@@ -335,7 +336,7 @@ class Explainer:
     def _keep_recording(
         self, tracer: OperationTracer, origin: Origin | None, looked_at: list[Tensor]
     ) -> None:
-        """Keep the operations of a repetition that showed an origin, or why there are none."""
+        """Keep the recorded operations of a repetition with an origin, or why there are none."""
         if tracer.recorder is not None and origin is not None:
             self.recorded = tracer.recorder.recorded(looked_at)
 
@@ -401,7 +402,7 @@ class Explainer:
     def _named(
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]
     ) -> dict[str, Tensor]:
-        """Return what exists before a minibatch is computed, by name."""
+        """Return the tensors that exist before a minibatch is computed, by name."""
         # Of two variables that are one tensor, or views of all of it, the first gives its name.
         named = {f"variable {name}": tensor for name, tensor in reversed([*variables.items()])}
         # A weight keeps its name where a variable is a view of it.
@@ -410,7 +411,7 @@ class Explainer:
         return named
 
     def moments(self) -> list[Tensor]:
-        """Return what the optimizers keep of all parameters."""
+        """Return the optimizers' state tensors of all parameters."""
         known = self._of_parameter
         return [
             local(value)
@@ -422,7 +423,7 @@ class Explainer:
         ]
 
     def state(self) -> dict[str, tuple[Part, Tensor]]:
-        """Return what the optimizers keep of each parameter, by name."""
+        """Return the optimizers' state tensors of each parameter, by name."""
         return {
             f"{name} of {part.name}": (part, local(value))
             for optimizer in self._optimizers.values()

@@ -1,8 +1,8 @@
-"""From trouble to its cause: who broke first, and at which operation.
+"""Finds the cause of a bad minibatch: the first non-finite values, and their operation.
 
-Evidence is gathered in the order in which a minibatch computes: the weights it starts from, the
-loop's own variables, the outputs of the heads, the gradients. What stands first is the cause, and
-what follows from it is not reported.
+Evidence is gathered in the order of computation: initial weights, the loop's own variables, the
+outputs of the heads, the gradients. The first finding is the cause; its consequences are not
+reported.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,13 +37,15 @@ CALLERS: Final = 8
 
 @dataclass(frozen=True)
 class Found:
-    """One thing that is not finite and that nothing else explains."""
+    """One non-finite quantity that no other finding explains."""
 
     owner: str  # a head, a group, or SHARED
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
     part: str = ""  # the tensor
-    environment: int | None = None  # that returned it, as the library counts; None: not known
+    environment: int | None = (
+        None  # number of the environment that returned it, as the library counts; None: unknown
+    )
     step: int | None = None  # of that environment, counted from 1; 0: its first reset
 
 
@@ -52,24 +54,24 @@ Look = frozenset[tuple[str, str, str]]
 
 
 def look_of(found: Iterable[Found]) -> Look:
-    """Return owner, quantity and part of what was found."""
+    """Return owner, quantity and part of the findings."""
     return frozenset((one.owner, one.quantity, one.part) for one in found)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was found in one minibatch.
+    """The explanation of one bad minibatch.
 
     Attributes:
-        found: causes only, in the order in which they were computed.
+        found: the causes, in order of computation.
         origin: the first operation that turned finite inputs into a non-finite result.
-        line: the training loop's own line, where the operation's line is a library's.
-        why_no_origin: a sentence, where the minibatch could not be run again.
+        line: the training loop's own line, if the operation's line belongs to a library.
+        why_no_origin: a sentence on why there is no origin.
         function: name of the function that called the operation.
-        is_reproduced: whether outputs or gradients were not finite when it was repeated, either.
-        counters: of the training loop while acting, such as "global_step = 804".
-        first_look: what was found before the minibatch was repeated: the same fault, seen again,
-            looks the same.
+        is_reproduced: whether outputs or gradients were also non-finite in the repetition.
+        counters: the training loop's counters while acting, such as "global_step = 804".
+        first_look: the findings before the repetition, which are the same when a fault occurs
+            again.
     """
 
     found: tuple[Found, ...]
@@ -84,14 +86,14 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """What is held of a minibatch until the optimizer's step.
+    """Values of a minibatch, held until the optimizer's step.
 
     Attributes:
         outputs: input and output of each call of the output layer.
-        gradients: of each part, before clipping; None for one without.
-        rngs: states of torch's generator after the last steps, the newest first: the minibatch
-            began at one of them.
-        norms: of its gradients, from clipping. A variable of the loop that holds one is no cause.
+        gradients: gradient of each part before clipping; None for a part without one.
+        rngs: states of torch's generator after the last steps, newest first. The minibatch began
+            at one of them.
+        norms: gradient norms from clipping. A variable of the loop with such a norm is not a cause.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
@@ -120,15 +122,15 @@ def evidence_in(
     state: Mapping[str, tuple[Part, Tensor]],
     inputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[Found, ...]:
-    """Return the first things in a minibatch that are not finite: causes without consequences.
+    """Return the first non-finite quantities of a minibatch, without their consequences.
 
     Args:
         parts: all parameters with their owners.
-        heads: of the model.
-        minibatch: what is held of it.
-        variables: the loop's own tensors, in the order of their first assignment.
-        state: what the optimizer keeps, by name, with the parameter that it belongs to.
-        inputs: what the loop's tensors were computed from before, such as rewards, in that order.
+        heads: the model's heads.
+        minibatch: the held values.
+        variables: the loop's own tensors, in order of their first assignment.
+        state: the optimizer's state tensors by name, with the parameter that they belong to.
+        inputs: sources of the loop's tensors, such as rewards, in order of computation.
     """
     inputs = inputs or {}
     given = _Evidence()
@@ -197,7 +199,7 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
             continue
         evidence.add(bad_rows(part, gradient), "gradient", gradient, part.name)
     if is_everything and evidence.found:
-        # All of it broke: the derivative of the loss did, before it reached any part.
+        # All gradients are bad, so the derivative of the loss was bad before it reached any part.
         kinds = dict.fromkeys(found.kind for found in evidence.found)
         return tuple(Found(SHARED, "gradient", kind) for kind in kinds)
     heads_only = [found for found in evidence.found if found.owner != SHARED]
@@ -207,7 +209,7 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
 def evidence_alone(
     parts: Sequence[Part], heads: Sequence[Head], minibatch: Minibatch
 ) -> tuple[Found, ...]:
-    """Return what the outputs and the gradients of a minibatch show, without anything else."""
+    """Return the findings in the outputs and gradients of a minibatch alone."""
     found = _evidence_in_outputs(heads, minibatch)
     if found:
         return found
@@ -228,17 +230,17 @@ def run_again(
     earlier: Mapping[str, Any] | None = None,
     recorder: OperationRecorder | None = None,
 ) -> tuple[OperationTracer, dict[str, Tensor]]:
-    """Run the minibatch of a frame again under the tracer, and put everything back.
+    """Run the minibatch of a frame again under the tracer, and restore all state.
 
     Returns the tracer, and the tensors of the second run by name.
 
     Args:
-        frames: candidates, innermost first; the first with a loop is run.
-        models: that the loop trains.
-        named: tensors that exist before, by name.
-        optimizers: ends the run at a step, and leaves out the steps before it.
-        rng: state of torch's generator when the minibatch began; None if unknown.
-        earlier: what the loop's own variables were in an earlier pass, to run that one instead.
+        frames: candidate frames, innermost first; the first one with a loop is run.
+        models: the trained models.
+        named: tensors that exist before the run, by name.
+        optimizers: ends the run at a step, and skips earlier steps.
+        rng: state of torch's generator at the start of the minibatch; None if unknown.
+        earlier: values of the loop's own variables in an earlier pass, to run that pass instead.
         recorder: receives every operation.
 
     Raises:
@@ -270,14 +272,14 @@ def traced(
     recorder: OperationRecorder | None = None,
     called_from: str = "",
 ) -> OperationTracer:
-    """Return a tracer of a repetition.
+    """Return a tracer for a repetition.
 
     Args:
-        models: that are watched.
-        named: tensors that exist before, by name.
+        models: the watched models.
+        named: tensors that exist before the repetition, by name.
         loop: name of the function that repeats the loop's body; empty if the loop is not repeated.
         recorder: receives every operation.
-        called_from: source file that makes the repetition, where its callers are not its own.
+        called_from: source file of the repetition; frames outside of it are ignored.
     """
     tracer = OperationTracer(
         models[0],
@@ -297,23 +299,23 @@ def traced(
 
 
 def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
-    """Return where what is not finite in some tensors of a traced run began.
+    """Return the origin of the non-finite values in some tensors of a traced run.
 
-    What is computed of weights alone, such as a standard deviation, comes before all data: actions
-    that are in the minibatch were drawn with it.
+    Results computed from weights alone, such as a standard deviation, take precedence over data,
+    because the actions in the minibatch were drawn with them.
     """
     makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
     return find_origin(makers, comes_first=_is_of_weights)
 
 
 def _is_of_weights(operation: Operation) -> bool:
-    """Return whether an operation only took finite weights."""
+    """Return whether the inputs of an operation are finite weights only."""
     names = [part.of for part in operation.inputs]
     return bool(names) and not operation.poisons and all(n.startswith("weight ") for n in names)
 
 
 def origin_in_use(tracer: OperationTracer, found: Sequence[Found]) -> Origin | None:
-    """Return the first operation that used what was found, where all its results are finite."""
+    """Return the first operation that used a finding, if all its results are finite."""
     names = {f"variable {one.quantity}" for one in found}
     names |= {f"{kind} {one.part}" for one in found for kind in ("weight", "optimizer")}
     takers = [(tracer.taker(poison), poison) for poison in tracer.poisons if poison.name in names]
@@ -325,7 +327,7 @@ def origin_in_use(tracer: OperationTracer, found: Sequence[Found]) -> Origin | N
 
 
 def loop_line_of(operation: Operation) -> str:
-    """Return file, line and code in the training loop, where the operation is called elsewhere."""
+    """Return file, line and code in the training loop; empty if the operation is on that line."""
     place = operation.place
     if place.loop is None or place.loop == (place.file, place.line):
         return ""

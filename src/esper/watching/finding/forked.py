@@ -1,8 +1,8 @@
-"""Repeats a minibatch in a forked child process, whose copy of everything is thrown away.
+"""Repeats a minibatch in a forked child process, whose memory is discarded afterwards.
 
-A second run may change anything: weights, replay buffers, counters in closures. In a child nothing
-needs to be put back. The child keeps no open file or socket of the training, and may open none for
-writing.
+A second run may change anything: weights, replay buffers, counters in closures. In a child process,
+nothing needs to be restored. The child cannot use the training's open sockets or write to its
+files, and cannot open files for writing.
 """
 
 import functools
@@ -29,7 +29,7 @@ from esper.watching.finding.isolation import REFUSED, cut_off
 from esper.watching.finding.sending import packed, sendable, unpacked
 from esper.watching.guard import Guard
 
-#: Seconds after which a child is killed: its second run may wait for ever, such as for a thread.
+#: Seconds after which a child is killed, because its second run may wait forever.
 LIMIT_S: Final = 60.0
 #: A child may take so many times as long as its minibatch did at first, on all cores and not
 #: traced, but never longer than `LONGEST_S`.
@@ -38,12 +38,12 @@ LONGEST_S: Final = 1800.0
 
 
 class Apart:
-    """How minibatches are repeated: in a child where it can be, in place elsewhere, or not at all.
+    """Decides how minibatches are repeated: in a child process, in place, or not at all.
 
     Args:
-        guard: of the watch.
-        models: that are watched.
-        is_off: whether nothing is repeated.
+        guard: the watch's guard.
+        models: the watched models.
+        is_off: whether repetition is switched off.
 
     Attributes:
         not_again: why nothing is repeated from now on; empty if it may be.
@@ -58,17 +58,17 @@ class Apart:
         self.failures: list[Exception] | None = None
 
     def why_never(self) -> str:
-        """Return why no minibatch is repeated, whatever its loop does; empty if one may be."""
+        """Return why no minibatch of any loop is repeated; empty if repetition is possible."""
         if self._is_off:
             return "repeating a minibatch is switched off"
-        # The other processes would wait in vain for a partner, or take its part for the next step.
+        # Collective calls of a second run would block, or be matched with another step's calls.
         is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if is_distributed and torch.distributed.get_world_size() > 1:
-            return "training runs in several processes, which a second run would get out of step"
+            return "training runs in several processes, and a second run would break their order"
         return self.not_again
 
     def is_in_child(self) -> bool:
-        """Return whether minibatches are repeated in a child."""
+        """Return whether minibatches are repeated in a child process."""
         return not self.why_never() and can_fork(self._models)
 
     @property
@@ -94,18 +94,18 @@ _Arguments = ParamSpec("_Arguments")
 
 
 class _LostError(EsperError):
-    """A child ended without a result; the message says why."""
+    """A child process ended without a result; the message says why."""
 
 
 class _TooLongError(_LostError):
-    """A child was killed because it took too long."""
+    """A child process was killed because it took too long."""
 
 
 def can_fork(models: Sequence[nn.Module]) -> bool:
-    """Return whether a child can compute what the training process computes.
+    """Return whether a forked child can repeat the computation of the training process.
 
-    A child has no accelerator, none of autograd's threads for one, and no partners of distributed
-    training. Parameters in shared memory would be changed for all processes.
+    A forked child cannot use an accelerator or take part in distributed training. Parameters in
+    shared memory would be changed for all processes.
     """
     return (
         sys.platform == "linux"
@@ -119,7 +119,7 @@ def can_fork(models: Sequence[nn.Module]) -> bool:
 def apart(
     method: Callable[Concatenate[_Owner, _Arguments], Explanation],
 ) -> Callable[Concatenate[_Owner, _Arguments], Explanation]:
-    """Let a method that repeats a minibatch run in a child, where that is possible."""
+    """Decorate a method that repeats a minibatch, to run it in a child process if possible."""
 
     @functools.wraps(method)
     def run(owner: _Owner, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Explanation:
@@ -139,7 +139,7 @@ def apart(
             owner.apart.not_again = str(error)
             try:
                 return method(owner, *args, **kwargs)
-            finally:  # what took too long once would stop training for as long again
+            finally:  # do not wait again for a repetition that took too long once
                 if not isinstance(error, _TooLongError):
                     owner.apart.not_again = ""
         for failure in failures:
@@ -157,10 +157,10 @@ def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
         limit_s: seconds after which the child is killed.
 
     Raises:
-        _LostError: the child was killed, or its training code ended it.
-        Exception: what the function raised.
+        _LostError: the child was killed, or the training code ended it.
+        Exception: the exception that the function raised.
     """
-    rng = random.getstate()  # Python seeds it again in a child
+    rng = random.getstate()  # Python reseeds it in a forked child
     reader, writer = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork with other threads
@@ -226,9 +226,9 @@ def _read(reader: int, limit_s: float) -> bytes:
 
 
 def _end(child: int) -> int | None:
-    """End a child, and return its status; None if the program collects children by itself."""
+    """Kill a child, and return its exit status; None if the program reaps its children itself."""
     try:
-        os.kill(child, signal.SIGKILL)  # it has sent all, or it has taken too long
+        os.kill(child, signal.SIGKILL)  # it has sent everything, or taken too long
         return os.waitpid(child, 0)[1]
     except (ChildProcessError, ProcessLookupError):
         return None

@@ -1,7 +1,7 @@
-"""Reads a training loop's own local variables from the frames that are on the stack.
+"""Reads a training loop's local variables from the frames on the stack.
 
-The names that a library gives its tensors (`ratio`, `advantages`, `rollout_data.old_log_prob`) say
-more than anything that a hook can know.
+The variable names in a library (`ratio`, `advantages`, `rollout_data.old_log_prob`) are more
+informative than anything that hooks can see.
 """
 
 import dataclasses
@@ -25,20 +25,20 @@ _ESPER = str(Path(__file__).parents[2])
 #: Packages of Esper that call the training, or a repetition of it.
 _CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning"))
 _STDLIB = sysconfig.get_path("stdlib")
-_MOST_ITEMS = 64  # of one container that are looked at
+_MOST_ITEMS = 64  # checked items per container
 _DEEPEST = 3
-#: Names that training loops have for the number of a step.
+#: Names of step counters in training loops.
 _COUNTERS = ("global_step", "num_timesteps", "timestep", "env_step", "iteration", "it", "step")
-#: Words in the names of the classes that libraries have for minibatches.
+#: Words in class names of minibatches in libraries.
 _BATCHES = ("batch", "samples", "transition")
-#: Attributes of distributions and of the wrappers that libraries put around them.
+#: Attributes of distributions and of libraries' wrappers around them.
 _OF_DISTRIBUTIONS = ("distribution", "distributions", "logits", "loc", "scale")
 
 
 def frames_calling(frame: FrameType | None) -> Iterator[FrameType]:
     """Yield a frame and its callers, innermost first.
 
-    They end where Esper called the library: what called Esper has no variables of the training.
+    They end at the frame in which Esper called the library; frames outside of it are not training.
     """
     while frame is not None and not frame.f_code.co_filename.startswith(_CALLING):
         yield frame
@@ -55,10 +55,10 @@ def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:
 
 
 def counters_in(frames: Sequence[FrameType]) -> str:
-    """Return what the frames of a loop count its steps with: "global_step = 804, step = 4".
+    """Return the step counters in the frames of a loop, such as "global_step = 804, step = 4".
 
     Args:
-        frames: innermost first; of the same name, the innermost counts.
+        frames: frames, innermost first; for equal names, the innermost is used.
     """
     found: dict[str, int] = {}
     for frame in frames:
@@ -79,15 +79,15 @@ def is_plumbing(file: str) -> bool:
 def named_tensors(frame: FrameType) -> dict[str, Tensor]:
     """Return the floating-point tensors among a frame's variables, by name.
 
-    The order is that in which the variables got their values, so an input stands before what is
-    computed from it. Containers, data classes, named tuples and distributions are opened:
-    `rollout_data.advantages`. Each tensor has one name, the first; `_` is none.
+    They are in order of assignment, so an input comes before the results computed from it.
+    Containers, data classes, named tuples and distributions are searched, as in
+    `rollout_data.advantages`. A tensor with several names gets the first; `_` is ignored.
     """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     local = frame.f_locals
     names = [name for name in in_order_of_assignment(frame) if not is_throwaway(name)]
-    if local is frame.f_globals:  # a script: its functions, modules and classes are no variables
+    if local is frame.f_globals:  # a script: skip its functions, modules and classes
         names = [name for name in names if not name.startswith("__")]
     for name in names:
         for path, tensor in tensors_in(name, local[name]):
@@ -98,7 +98,7 @@ def named_tensors(frame: FrameType) -> dict[str, Tensor]:
 
 
 def tensors_in(name: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[str, Tensor]]:
-    """Yield the floating-point tensors in a value, with the expressions that lead to them."""
+    """Yield the floating-point tensors in a value, each with its access expression."""
     try:
         if isinstance(value, Tensor):
             if (tensor := _looked_at(value)) is not None:
@@ -114,9 +114,9 @@ def tensors_in(name: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[s
 
 
 def _looked_at(value: Tensor) -> Tensor | None:
-    """Return a tensor of which a watch can read all values; None if there is none.
+    """Return a tensor whose values can all be read; None if there is none.
 
-    A sparse tensor that is a result of training is left out: its values are no tensor of the graph.
+    A sparse tensor that requires a gradient is skipped, because its values are not in the graph.
     """
     if not value.is_floating_point() or isinstance(value, nn.Parameter):
         return None
@@ -124,12 +124,12 @@ def _looked_at(value: Tensor) -> Tensor | None:
         return None if value.requires_grad else values_in(value)
     value = local(value)
     if type(value) is not Tensor:
-        value.detach().isfinite()  # of a class of its own, which may refuse
+        value.detach().isfinite()  # a subclass may not support this
     return None if value.is_meta else value
 
 
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what an object holds, with the expression that leads to it."""
+    """Yield the items of an object, each with its access expression."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         for field in value._fields:
             yield f"{name}.{field}", getattr(value, field)
@@ -155,7 +155,7 @@ def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_batch(value: Any) -> bool:
-    """Return whether an object is a minibatch of a library's own class, by the name of that."""
+    """Return whether an object is a library's minibatch, judged by its class name."""
     name = type(value).__name__.lower()
     return hasattr(value, "__dict__") and any(word in name for word in _BATCHES)
 

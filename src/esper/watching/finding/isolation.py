@@ -1,4 +1,4 @@
-"""Keeps a forked child from the files, sockets and processes of the training."""
+"""Isolates a forked child process from files, sockets and other processes."""
 
 import fcntl
 import io
@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-#: Audit events, or the beginnings of their names, of what reaches beyond the process.
+#: Audit events, or prefixes of their names, with effects outside the process.
 _OUTSIDE: Final = (
     "ftplib.", "os.chmod", "os.chown", "os.exec", "os.fork", "os.kill", "os.link", "os.mkdir",
     "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.spawn", "os.symlink",
@@ -20,15 +20,15 @@ _OUTSIDE: Final = (
 )  # fmt: skip
 
 
-#: What this process was refused, as the end of a sentence.
+#: Refused actions of this process, each as the end of a sentence.
 REFUSED: Final[list[str]] = []
 
 
 def cut_off(kept: int) -> None:
-    """Cut this process off from all that outlives it, for good.
+    """Isolate this process permanently from files, sockets and other processes.
 
     Args:
-        kept: file descriptor that stays usable.
+        kept: file descriptor that remains usable.
     """
     logging.disable(logging.CRITICAL)
     sys.dont_write_bytecode = True
@@ -44,9 +44,9 @@ def cut_off(kept: int) -> None:
 
 
 def _replace_descriptors(kept: int) -> None:
-    """Let open files be read from where they are, without moving the training's own position.
+    """Reopen files that are open for reading, so that the training's file position is not changed.
 
-    All others, such as sockets, pipes and files that are written, become the null device.
+    All other descriptors, such as sockets, pipes and writable files, become the null device.
     """
     null = os.open(os.devnull, os.O_RDWR)
     for name in os.listdir("/proc/self/fd"):
@@ -59,7 +59,7 @@ def _replace_descriptors(kept: int) -> None:
             if stat.S_ISREG(mode) and fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == 0:
                 other = os.open(f"/proc/self/fd/{number}", os.O_RDONLY)
                 os.lseek(other, os.lseek(number, 0, os.SEEK_CUR), os.SEEK_SET)
-        except OSError:  # it was open for the listing only, or its file cannot be opened again
+        except OSError:  # the descriptor of the listing itself, or a file that cannot be reopened
             other = null
         os.dup2(other, number)
         if other != null:

@@ -1,4 +1,4 @@
-"""Puts back, bit for bit, all that repeating a minibatch may change."""
+"""Restores, bit for bit, all state that repeating a minibatch may change."""
 
 import copy
 import random
@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: Attributes that every module has; parameters, buffers and modes are put back one by one.
+#: Attributes of every module; parameters, buffers and modes are restored separately.
 _OF_MODULES: Final = frozenset(vars(nn.Module()))
-_MOST_ITEMS: Final = 10_000  # of a container whose containers are copied, too
+_MOST_ITEMS: Final = 10_000  # maximum size of a container to copy recursively
 
 
 def gradient_state(value: object) -> object | None:
-    """Return what Accelerate's objects share; None for any other object."""
+    """Return the state shared by Accelerate's objects; None for any other object."""
     return vars(value).get("gradient_state") if _has_attributes(value) else None
 
 
 def copy_of(value: Any, depth: int = 3) -> Any:
     """Return a container that can be changed without changing the original, or the value itself.
 
-    Containers in it are copied, too, `depth` levels down. A container that cannot be copied stays.
+    Nested containers are also copied, up to `depth` levels. One that cannot be copied is returned
+    itself.
     """
     try:
         return _copied(value, depth) if isinstance(value, (list, dict, set)) else value
@@ -46,16 +47,15 @@ def _copied(value: Any, depth: int) -> Any:
 def everything_put_back(
     models: Sequence[nn.Module], variables: Sequence[object], rng: Tensor | None = None
 ) -> Iterator[None]:
-    """Put back, at the end, all that running a minibatch again may change.
+    """Restore, at the end, all state that running a minibatch again may change.
 
-    Those are the states of random number generators, gradients, buffers, modes of modules, and the
-    plain attributes (numbers, texts, lists, dictionaries; a module's tensors, too) of objects.
+    This covers random number generators, gradients, buffers, modes of modules, and plain attributes
+    of objects (numbers, strings, lists, dictionaries; for modules also tensors).
 
     Args:
-        models: that are trained.
-        variables: of the loop's frame; among them are generators and objects with attributes.
-        rng: state of torch's generator when the minibatch began, from which it is repeated; None to
-            go on from the current state.
+        models: the trained models.
+        variables: variables of the loop's frame, including generators and objects with attributes.
+        rng: state of torch's generator to start from; None to use the current state.
     """
     variables = [each for each in variables if _can_be_asked(each)]
     modules = list({id(m): m for model in models for m in model.modules()}.values())
@@ -82,8 +82,8 @@ def everything_put_back(
     states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
-        # The second run gets tensors of its own. Writing into the first run's and putting their
-        # values back would still break a backward pass that is yet to come.
+        # The second run gets its own tensors. Changing the first run's tensors in place and
+        # restoring their values would still break a later backward pass.
         for parameter, gradient in gradients:
             parameter.grad = None if gradient is None else torch.zeros_like(gradient)
         for module, name, buffer in buffers:
@@ -99,7 +99,7 @@ def everything_put_back(
             )
         yield
     finally:
-        with ExitStack() as back:  # all of it, even if something cannot be put back
+        with ExitStack() as back:  # restore everything, even if one callback fails
             for parameter, gradient in gradients:
                 back.callback(setattr, parameter, "grad", gradient)
             for parameter, is_trained in trained:
@@ -132,10 +132,10 @@ def _set_attributes(owner: object, attributes: dict[str, Any]) -> None:
 
 
 def _open_autocasts() -> Iterator[torch.autocast]:
-    """Yield the autocast contexts that frames on the stack hold.
+    """Yield the autocast contexts in the frames on the stack.
 
-    A decorator, or a trainer, enters one object again and again. Entered once more while it is
-    open, it forgets what was before it, and autocast would stay switched on for good.
+    A decorator or a trainer reuses one context object. If it is entered again while it is open, it
+    loses the previous state, and autocast would stay on permanently.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -148,7 +148,7 @@ def _open_autocasts() -> Iterator[torch.autocast]:
 
 
 def _can_be_asked(value: object) -> bool:
-    """Return whether an object says of which class it is; one of the training may refuse."""
+    """Return whether the class of an object can be read; the training's objects may raise."""
     try:
         return value.__class__ is not None
     except Exception:  # noqa: BLE001 - in any way

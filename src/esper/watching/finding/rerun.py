@@ -1,13 +1,12 @@
 """Runs the innermost loop of a training frame once more, up to the optimizer's step.
 
-Weights have not moved yet when trouble is found, so the same minibatch gives the same NaN; this
-time every operation is traced. The loop's body is taken from its source by `ast`, compiled with its
-own file name and line numbers, and run on copies of the frame's variables. That happens in a forked
-child (`forked`), which is thrown away; where there can be none, everything that it may have changed
-is put back bit for bit.
+The weights have not changed yet when a NaN is found, so the same minibatch gives the same NaN; this
+time every operation is traced. The loop's body is taken from its source with `ast`, compiled with
+its own file name and line numbers, and run on copies of the frame's variables. This happens in a
+forked child process (`forked`); if that is not possible, all state is restored bit for bit.
 
-Only a body that does nothing but compute is run again: never one that steps an environment,
-fetches a batch, or writes into a buffer.
+Only a body without side effects is run again: it must not step an environment, fetch a batch, or
+write into a buffer.
 """
 
 import ast
@@ -36,9 +35,9 @@ from esper.watching.finding.frames import (
 from esper.watching.finding.put_back import copy_of, gradient_state
 from esper.watching.finding.source import Loop, NoSourceError, loops_around, tree_of
 
-#: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
+#: Functions that fetch a batch. A second run skips their calls and uses the batch in the frame.
 _FETCHING = frozenset({"next", "sample", "get", "get_nowait", "recv", "popleft"})
-#: Name of the function that a loop's body becomes.
+#: Name of the function compiled from a loop's body.
 LOOP_FUNCTION: Final = "_esper_body"
 
 
@@ -47,7 +46,7 @@ class CannotRunAgainError(EsperError):
 
 
 class NoLoopError(CannotRunAgainError):
-    """A frame has no source, or no loop around its current line: a caller of it may have one."""
+    """A frame has no source, or no loop around its current line; its caller may have one."""
 
 
 class StepReached(BaseException):
@@ -141,12 +140,12 @@ class Body:
     names: tuple[str, ...]
 
     def run(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-        """Run the body once, and return its tensors by name, and those of functions it was in.
+        """Run the body once; return its tensors and those of the functions it was in, by name.
 
-        `StepReached` ends it, or the exception that ended it before.
+        It ends with `StepReached`, or with the same exception as the first run.
 
         Args:
-            earlier: what the loop's own variables were in an earlier pass, to run that one; it may
+            earlier: values of the loop's own variables in an earlier pass, to run that pass; it may
                 end without a step.
 
         Raises:
@@ -174,7 +173,7 @@ def tensors_of_error(error: BaseException, code: CodeType | None = None) -> dict
 
     Args:
         error: the exception.
-        code: of the function whose callers are left out; None to leave out none.
+        code: code of the function whose callers are skipped; None to skip none.
     """
     found: dict[str, Tensor] = {}
     is_inside = code is None
@@ -187,9 +186,9 @@ def tensors_of_error(error: BaseException, code: CodeType | None = None) -> dict
 
 
 def _uncount_batch(variables: Iterable[object]) -> None:
-    """Let Accelerate count the batch that is repeated as it did before.
+    """Reset Accelerate's batch counter, so that it counts the repeated batch as before.
 
-    `Accelerator.accumulate` counts batches to know in which of them optimizers step.
+    `Accelerator.accumulate` counts batches to decide in which of them optimizers step.
     """
     for value in variables:
         if gradient_state(value) is not None and isinstance(vars(value).get("step"), int):
@@ -200,12 +199,12 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     """Return the body of the innermost loop around a frame's current line.
 
     Args:
-        frame: of the loop.
-        is_earlier: whether an earlier pass is run, of which no fetched batch is held and which may
-            run to the body's end.
+        frame: frame of the loop.
+        is_earlier: whether an earlier pass is run. Its fetched batch is not in the frame, and it
+            may run to the body's end.
 
     Raises:
-        CannotRunAgainError: there is no source or no loop, or the body does more than compute.
+        CannotRunAgainError: there is no source or no loop, or the body has side effects.
     """
     try:
         loops = loops_around(tree_of(frame), frame.f_lineno)
@@ -228,10 +227,10 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
 
 
 def refuse_effects(function: Any) -> None:
-    """Raise an exception unless a function only computes, as far as its source shows.
+    """Check in its source that a function has no side effects.
 
     Raises:
-        CannotRunAgainError: it steps an environment, saves or the like, or it has no source.
+        CannotRunAgainError: it has side effects, such as stepping an environment, or no source.
     """
     try:
         lines, first = inspect.getsourcelines(function)
@@ -244,7 +243,7 @@ def refuse_effects(function: Any) -> None:
 
 
 def has_loop(frame: FrameType) -> bool:
-    """Return whether a loop encloses a frame's current line, as far as its source tells."""
+    """Return whether a loop encloses a frame's current line, according to its source."""
     try:
         return bool(loops_around(tree_of(frame), frame.f_lineno))
     except NoSourceError:
@@ -254,7 +253,7 @@ def has_loop(frame: FrameType) -> bool:
 def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
     """Leave out the counters that were already increased, such as `self.updates += 1`.
 
-    A loop that learns at every second count would learn nothing in a second run.
+    A loop that learns only at every second count would otherwise not learn in a second run.
     """
 
     def is_counted(node: ast.stmt) -> bool:
@@ -269,7 +268,7 @@ def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
 
 
 def _without_fetching(body: list[ast.stmt], variables: Mapping[str, object]) -> list[ast.stmt]:
-    """Leave out the statements that fetch a batch which the frame still holds."""
+    """Remove the statements that fetch a batch which is still in the frame."""
 
     def is_held(node: ast.stmt) -> bool:
         if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
@@ -323,7 +322,7 @@ def _refuse_effects(
 
 
 def _base(target: ast.expr) -> str:
-    """Return the variable that a target is a part of; empty if it is no part of a variable."""
+    """Return the variable that a target is an item of; empty if there is none."""
     while isinstance(target, ast.Subscript):
         target = target.value
     return target.id if isinstance(target, ast.Name) else ""
@@ -368,7 +367,7 @@ def _is_false(test: ast.expr, variables: Mapping[str, object]) -> bool:
 
 
 def _is_learning_rate(target: ast.Subscript) -> bool:
-    """Return whether an assignment sets an optimizer's learning rate, which is put back."""
+    """Return whether an assignment sets an optimizer's learning rate, which is restored."""
     return isinstance(target.slice, ast.Constant) and target.slice.value == "lr"
 
 

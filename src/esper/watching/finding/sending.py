@@ -1,4 +1,4 @@
-"""Sends explanations between processes."""
+"""Serialisation of explanations for sending between processes."""
 
 import io
 import pickle
@@ -9,7 +9,7 @@ from esper.tracing.operations import Operation
 
 
 class _Packer(pickle.Pickler):
-    """Sends operations by number: they refer to each other in chains too long for recursion."""
+    """Pickles operations by index, because their reference chains are too long for recursion."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -17,14 +17,14 @@ class _Packer(pickle.Pickler):
         self._indices: dict[int, int] = {}
 
     def index(self, operation: Operation) -> int:
-        """Return the index of an operation among those that are sent."""
+        """Return the index of an operation among the sent ones."""
         if id(operation) not in self._indices:
             self._indices[id(operation)] = len(self.operations)
             self.operations.append(operation)
         return self._indices[id(operation)]
 
     def persistent_id(self, value: Any) -> int | None:
-        """Return the index of an operation; None for all else."""
+        """Return the index of an operation; None for any other object."""
         return self.index(value) if isinstance(value, Operation) else None
 
 
@@ -43,14 +43,14 @@ def packed(value: Any) -> bytes:
     file = io.BytesIO()
     packer = _Packer(file)
     packer.dump(value)
-    # Sources of the sources are added to the operations meanwhile.
+    # `index` appends further sources to the list while it is iterated.
     sources = [[packer.index(source) for source in one.sources] for one in packer.operations]
     operations = [replace(operation, sources=()) for operation in packer.operations]
     return pickle.dumps((operations, sources, file.getvalue()), pickle.HIGHEST_PROTOCOL)
 
 
 def unpacked(content: bytes) -> Any:
-    """Return the value that `packed` was given."""
+    """Return the original value of `packed`."""
     operations, sources, value = pickle.loads(content)
     for operation, own in zip(operations, sources, strict=True):
         object.__setattr__(operation, "sources", tuple(operations[index] for index in own))
@@ -58,9 +58,9 @@ def unpacked(content: bytes) -> Any:
 
 
 def sendable(error: Exception) -> Exception:
-    """Return an exception, or one with its text if it cannot be sent."""
+    """Return an exception, or a RuntimeError with its text if it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - of a class of the training
+    except Exception:  # noqa: BLE001 - a class of the training code
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error

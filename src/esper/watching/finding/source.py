@@ -1,7 +1,7 @@
-"""What the source of a frame tells: the order in which its variables got their values.
+"""Determines from a frame's source the order in which its variables were assigned.
 
-Tensors that were made without gradients carry no order of their own. The line at which the code
-last assigned a variable does.
+Tensors without gradients have no order of their own, but the line of a variable's last assignment
+does.
 """
 
 import ast
@@ -57,10 +57,10 @@ def loops_around(tree: ast.AST, line: int) -> list[Loop]:
 
 
 def in_order_of_assignment(frame: FrameType) -> list[str]:
-    """Return the names of a frame's variables, those that got their value first before others.
+    """Return the names of a frame's variables in order of assignment.
 
-    A write into a part of a variable, such as `rewards[step] = reward`, counts as an assignment.
-    Without source it is the order in which the code names them.
+    A write into an item of a variable, such as `rewards[step] = reward`, counts as an assignment.
+    Without source, the order is that of the code object.
     """
     local = frame.f_locals
     names = [name for name in frame.f_code.co_varnames if name in local]
@@ -78,10 +78,10 @@ def in_order_of_assignment(frame: FrameType) -> list[str]:
 
 
 def _when(statement: ast.stmt, column: int, line: int, loops: list[Loop]) -> _When:
-    """Return when a statement last ran, as seen from a line that is running now.
+    """Return when a statement last ran, relative to the line that is currently running.
 
-    A statement that comes later in a loop's body ran in the pass before: after all that ran before
-    the loop began, and before all that ran in this pass.
+    A statement further down in a loop's body last ran in the previous pass: after everything before
+    the loop, and before everything in the current pass.
     """
     depth = sum(
         loop is statement or loop.lineno < statement.lineno <= (loop.end_lineno or loop.lineno)
@@ -131,12 +131,12 @@ def add_sources(frame: FrameType, sources: dict[str, set[str]]) -> None:
 
 
 def variable_assigned_at(lines: Iterable[tuple[str, int]]) -> str:
-    """Return the variable that takes what was computed at a line; empty if no variable does.
+    """Return the variable that the result of a line is assigned to; empty if there is none.
 
     Args:
-        lines: file and number of the line, and of those that called its function, innermost first.
-            Where a line returns what it computes, its caller assigns it, unless the caller only
-            uses it to compute something else.
+        lines: file and number of the line, and of the lines that called its function, innermost
+            first. If a line returns its result, the assignment is in the caller, unless the caller
+            uses the result in a larger expression.
     """
     for number, (file, line) in enumerate(lines):
         statement = _statement_at(file, line)
@@ -148,7 +148,7 @@ def variable_assigned_at(lines: Iterable[tuple[str, int]]) -> str:
 
 
 def _is_one_call(value: ast.expr | None) -> bool:
-    """Return whether an expression is a call without any other in it."""
+    """Return whether an expression is a single call."""
     if not isinstance(value, ast.Call):
         return False
     return sum(isinstance(node, ast.Call) for node in ast.walk(value)) == 1
@@ -174,7 +174,7 @@ def _target_of(statement: ast.stmt | None) -> str:
 
 
 def is_throwaway(name: str) -> bool:
-    """Return whether a name says that nothing uses the variable, such as `_`."""
+    """Return whether a name marks an unused variable, such as `_`."""
     return not name.strip("_")
 
 

@@ -324,7 +324,7 @@ async def test_the_log_is_not_chosen_by_hosts(views, sanctum, seen, screen_text)
 
 async def test_a_replay_is_offered_where_the_capsule_allows_it(views, sanctum, seen):
     snapshot = views.watched()
-    for lacks in ("", "the training loop is no library's"):
+    for lacks in ("", "a custom training loop"):
         incident = replace(
             snapshot.incidents[0], path="incidents/0001", reason="", why_not_repeated=lacks
         )
@@ -336,7 +336,7 @@ async def test_a_replay_is_offered_where_the_capsule_allows_it(views, sanctum, s
             offered = {hint.meaning for hint in hints_of(app.screen)}
         assert ("Replay" in offered) == (not lacks)
         assert ("r repeats the update" in text) == (not lacks)
-        assert ("It cannot be replayed: the training loop" in text) == bool(lacks)
+        assert ("It cannot be replayed: a custom training loop" in text) == bool(lacks)
 
 
 async def test_a_script_that_has_not_begun_to_watch_has_no_lights_of_tamiyo(
