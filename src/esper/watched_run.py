@@ -101,7 +101,7 @@ def watch(
 
     Raises:
         HeadsError: heads or groups do not fit the model.
-        WatchError: nothing can be watched of `model`, or an option has an unknown value.
+        WatchError: `model` cannot be watched, or an option has an unknown value.
         RanksError: several processes train together, and cannot agree on their run.
         UnwritableRunError: the run cannot be written; it is a `WatchError`.
         RunPathError: the path of the run's directory would be too long.

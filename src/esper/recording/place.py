@@ -1,4 +1,4 @@
-"""Where a watch records: the folder of its run, and that of its rank in it."""
+"""The folders that a watch records in: the run's folder, and the folder of its rank."""
 
 import os
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from esper.recording.ranks import Meeting
 
 @dataclass(frozen=True)
 class Continued:
-    """A run that ended and may be continued.
+    """The state of an ended run, needed to continue it.
 
     Attributes:
-        directory: of the run.
-        update: number of its last update.
-        incidents: number of its incidents.
+        directory: the run's directory.
+        update: number of the last update.
+        incidents: number of incidents.
     """
 
     directory: Path
@@ -36,12 +36,12 @@ class Continued:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process records.
+    """The place where a process records.
 
     Attributes:
-        run: directory of the run.
-        rank: of the process.
-        continues: what it continues; None for a new run.
+        run: the run's directory.
+        rank: the process's rank.
+        continues: the state to continue; None for a new run.
     """
 
     run: Path
@@ -50,25 +50,25 @@ class Place:
 
 
 def name_of_started_run() -> str:
-    """Return the name of the run in which `esper run` expects this process; empty without one."""
+    """Return the name of the run that `esper run` created for this process; empty if none."""
     return without_creation_time(Path(os.environ.get(WATCHED_RUN, "")).name)
 
 
 def place_of(
     name: str, run_dir: Path | None, continues: Continued | None, meeting: Meeting | None
 ) -> Place:
-    """Return where a watch records; the directory is created.
+    """Return the place where a watch records, and create its directory.
 
     Args:
-        name: of a new run.
-        run_dir: the folder that holds runs; by default `ESPER_RUN_DIR` or `runs`.
-        continues: a run of this process that is continued; None for a new one.
-        meeting: of the ranks that record this run; None where this process trains alone.
+        name: name of a new run.
+        run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.
+        continues: an earlier run of this process to continue; None for a new run.
+        meeting: the meeting of the ranks that record this run; None for a single process.
 
     Raises:
         OSError: the directory cannot be created.
-        RanksError: the ranks cannot agree on one.
-        RunPathError: its path would be too long.
+        RanksError: the ranks cannot agree on a directory.
+        RunPathError: the directory's path would be too long.
     """
     rank = Rank() if meeting is None else meeting.rank
     if continues is not None:
@@ -89,7 +89,7 @@ def place_of(
 
 
 def _recorded_before(run: Path, rank: Rank) -> Continued | None:
-    """Return what an earlier process of a rank recorded; None if it recorded nothing."""
+    """Return the state recorded by an earlier process of a rank; None if there is none."""
     folder = rank_folder(run, rank.rank)
     if not (folder / STORE_NAME).exists():
         return None

@@ -1,8 +1,8 @@
-"""How the processes of one training agree on the run that they record, without a collective.
+"""Lets the processes of one training agree on a common run, without collective operations.
 
-They meet at the key-value store with which torch.distributed starts: that of torchrun, which is
-there before a script begins, or that of the process group. The first to come creates the run.
-Whoever waits there waits for a bounded time, and only when a watch is made.
+They use the key-value store of torch.distributed: torchrun's store, which exists before the script
+starts, or the store of the process group. The first process creates the run. Waiting has a time
+limit, and happens only when a watch is created.
 """
 
 import os
@@ -19,7 +19,7 @@ import torch.distributed as dist
 from esper.karn.store.rank_folders import Rank, rank_of_environment
 from esper.leyline.errors import EsperError
 
-#: Seconds that a rank waits for the others when its watch is made.
+#: Seconds that a rank waits for the others when it creates its watch.
 WAIT_S: Final = 60.0
 _CONNECT_S: Final = 20.0
 _LEAVE_S: Final = 5.0
@@ -37,9 +37,10 @@ class RanksError(EsperError, ValueError):
 
 
 def own_rank() -> Rank:
-    """Return the rank of this process: that of the process group, or the launcher's.
+    """Return the rank of this process in the process group, or as set by the launcher.
 
-    Where nothing says how the processes of a launcher find each other, each trains alone.
+    If the launcher set no address at which the processes can connect, each process is a single
+    one.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return rank_of_environment() if "MASTER_ADDR" in os.environ else Rank()
@@ -48,16 +49,16 @@ def own_rank() -> Rank:
 
 
 class Meeting:
-    """Where the ranks of one run meet when it begins.
+    """Exchange between the ranks of one run at its start.
 
     Args:
-        rank: of this process.
+        rank: this process's rank.
 
     Attributes:
-        rank: of this process.
+        rank: this process's rank.
 
     Raises:
-        RanksError: there is no store at which to meet.
+        RanksError: there is no key-value store.
     """
 
     def __init__(self, rank: Rank) -> None:
@@ -69,39 +70,39 @@ class Meeting:
         """Return the folder of the run, the same in all ranks.
 
         Args:
-            create: creates the folder; called in the first rank that comes here.
+            create: creates the folder; called only in the first rank that gets here.
 
         Raises:
-            RanksError: the first rank did not say which folder it created.
+            RanksError: the first rank did not report its folder in time.
             OSError: this rank is the first, and cannot create the folder.
         """
         if self._has_come_first():
             folder = ""
             try:
                 folder = os.fspath(create().absolute())
-            finally:  # the others must not wait for what does not come
+            finally:  # do not let the others wait until the time limit
                 self._store.set(self._key, folder)
             return Path(folder)
         if self._wait_for(lambda: self._store.check([self._key])):
             if folder := self._store.get(self._key).decode():
                 return Path(folder)
-            raise RanksError("the rank that creates the run's folder could not: see its error")
+            raise RanksError("the rank that creates the run's folder failed: see its error")
         raise RanksError(
             f"rank {self.rank.rank} of {self.rank.world_size} waited for {WAIT_S:g} s for the "
-            "rank that creates the run's folder: see why that rank did not come"
+            "rank that creates the run's folder: check why that rank did not call esper.watch"
         )
 
     def wait_for_all(self, on_nonfinite: str) -> None:
-        """Wait until every rank watches in the same way, which decisions by all of them need.
+        """Wait until all ranks watch with the same option, which joint decisions require.
 
         Args:
-            on_nonfinite: of the watch.
+            on_nonfinite: the watch's setting.
 
         Raises:
-            RanksError: another rank does not come, or watches in another way.
+            RanksError: another rank did not arrive in time, or has a different setting.
         """
         size = self.rank.world_size
-        # A restart by torchrun may come to the same store.
+        # After a restart by torchrun, the store may be the same.
         key = f"{self._key}/{on_nonfinite}/{restart_count()}"
         self._store.add(key, 1)
         if not self._wait_for(lambda: self._store.add(key, 0) >= size):
@@ -111,12 +112,12 @@ class Meeting:
             )
 
     def leave_together(self) -> None:
-        """Wait, for a few seconds at most, until every rank has recorded its end.
+        """Wait a few seconds until all ranks have recorded their end.
 
-        Launchers kill the others as soon as one process has ended.
+        Launchers kill the other processes as soon as one has ended.
         """
         key = f"{self._key}/ends/{restart_count()}"
-        with suppress(RuntimeError):  # the store has gone with another rank
+        with suppress(RuntimeError):  # the store ended with another rank
             self._store.add(key, 1)
             self._wait_for(lambda: self._store.add(key, 0) >= self.rank.world_size, _LEAVE_S)
 
@@ -138,16 +139,16 @@ class Meeting:
 
 
 def restart_count() -> int:
-    """Return how often torchrun has started the processes of this job again."""
+    """Return the number of restarts of this job by torchrun."""
     given = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
     return int(given) if given.isdigit() else 0
 
 
 def _store(rank: Rank) -> Any:
-    """Return the store at which ranks meet.
+    """Return the key-value store of the ranks.
 
     Raises:
-        RanksError: there is none, or it cannot be reached.
+        RanksError: there is no store, or it cannot be reached.
     """
     try:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -167,7 +168,7 @@ def _store(rank: Rank) -> Any:
             f"where the ranks agree on their run: {error}"
         ) from error
     raise RanksError(
-        f"this is rank {rank.rank} of {rank.world_size}, and nothing connects it with the others: "
+        f"this is rank {rank.rank} of {rank.world_size}, and there is no connection to the others: "
         "call esper.watch after torch.distributed.init_process_group, or start the script with "
         "torchrun"
     )

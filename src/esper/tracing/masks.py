@@ -1,7 +1,7 @@
-"""Tells the -inf of a mask, which is intended, from a fault.
+"""Distinguishes the -inf of a mask, which is intended, from a fault.
 
-A mask is filled in (`masked_fill`), chosen (`where`), or added: then it is a tensor of 0 and -inf,
-and only its use shows that it is one. Until a softmax takes it, it may as well be a wrong number,
+A mask is applied by `masked_fill`, by `where`, or by adding a tensor of 0 and -inf. An added tensor
+can only be recognised as a mask by its use: until a softmax takes it, it may also be a wrong value,
 such as a reward of -inf.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from esper.tracing.dispatched_call import DispatchedCall
 from esper.tracing.operations import Operation, Poison, is_softmax
 
-#: Operations that only copy: a legal -inf in the source is a legal -inf in the copy.
+#: Operations that only copy, so that a legal -inf in the source stays legal.
 COPIES: Final = frozenset(
     {"_to_copy", "clone", "cat", "stack", "index_select", "copy", "expand", "lift_fresh"}
 )
@@ -29,7 +29,7 @@ _CHOOSING: Final = frozenset({"index_put", "_index_put_impl", "index_fill", "sca
 _ADDING: Final = frozenset({"add", "baddbmm", "addmm"})
 #: Operations on the logits after the mask, that keep -inf where it is.
 _SCALING: Final = frozenset({"add", "sub", "mul", "div"})
-#: What the -inf in a result is: of no mask, of a tensor that looks like one, or of a mask.
+#: Source of the -inf in a result: no mask, a tensor that may be a mask, or a mask.
 Masking = Literal["no", "looks like", "yes"]
 
 
@@ -84,17 +84,17 @@ def masking(
 
 
 def looks_like_mask(values: Tensor) -> bool:
-    """Return whether a tensor holds -inf, and nothing else but 0."""
+    """Return whether a tensor contains only -inf and 0, and at least one -inf."""
     is_forbidden = values == -torch.inf
     return bool(is_forbidden.any()) and bool((is_forbidden | (values == 0)).all())
 
 
 def is_mask(value: Tensor, sources: tuple[Operation, ...]) -> bool:
-    """Return whether a non-finite argument is a mask, or was masked, as far as that is known.
+    """Return whether a non-finite argument is known to be a mask, or masked.
 
     Args:
         value: the argument.
-        sources: the operations that made its non-finite values; none if it existed before.
+        sources: the operations that produced its non-finite values; empty if it existed before.
     """
     if not sources:
         return looks_like_mask(value)

@@ -16,7 +16,7 @@ _SOFTMAXES: Final = (
     *("softmax", "log_softmax", "logsumexp", "safe_softmax", "sparse_softmax", "logcumsumexp"),
     *("masked_softmax", "scaled_dot_product", "efficient_attention", "flash_attention"),
 )
-#: Characters of a source line that are kept.
+#: Maximum number of characters kept of a source line.
 LONGEST_LINE = 400
 
 

@@ -61,11 +61,11 @@ class UpdateRecord:
     """The figures of one update.
 
     Attributes:
-        number: counted from 1.
-        steps: optimizer steps that were due.
-        skipped: of those, left out because something was not finite.
-        left_out: of those, left out by the watch, and not by a loss scaler.
-        blamed_ranks: other ranks for whose sake the watch left steps out.
+        number: number of the update, counted from 1.
+        steps: number of optimizer steps, including skipped ones.
+        skipped: number of steps skipped because of non-finite values.
+        left_out: number of steps skipped by the watch (not by a loss scaler).
+        blamed_ranks: other ranks that caused the watch to skip steps.
         norm_sum: sum of the finite gradient norms of these steps.
         norm_max: largest of these norms.
         norms: number of these norms.

@@ -1,7 +1,7 @@
-"""The part of a tensor that lies in this process, where several processes share it (FSDP, TP).
+"""Local shards of tensors that are distributed over several processes (FSDP, TP).
 
-Reading a `DTensor` as a whole is a collective, which a watch must not begin: other ranks may not
-look at the same time. So each rank looks at its own shard.
+Reading a whole `DTensor` is a collective operation, which a watch must not start, because the other
+ranks may not take part. So each rank checks its own shard.
 """
 
 import sys
@@ -14,13 +14,13 @@ _MODULE = "torch.distributed.tensor"
 
 
 def is_shared(tensor: Tensor) -> bool:
-    """Return whether a tensor is a `DTensor`, of which this process has a part."""
+    """Return whether a tensor is a `DTensor`."""
     module: Any = sys.modules.get(_MODULE)  # importing it takes long; without it there is none
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that lies in this process; all of an ordinary tensor."""
+    """Return this process's shard of a tensor; an ordinary tensor is returned itself."""
     if not is_shared(tensor):
         return tensor
     shared: Any = tensor
@@ -30,7 +30,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def first_row(tensor: Tensor) -> int:
-    """Return the row of a whole tensor with which its part in this process begins."""
+    """Return the first row of this process's shard in the whole tensor."""
     if not is_shared(tensor):
         return 0
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset

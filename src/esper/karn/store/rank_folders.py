@@ -1,8 +1,8 @@
-"""Where the stores of a run with several ranks lie, and which rank this process is.
+"""The folders of the ranks of a run, and the rank of this process.
 
-Rank 0 writes the run's folder, as a run of one process does. Every other rank writes a folder of
-the same form inside it, `ranks/001`, `ranks/002` and so on. So no two processes write to one file,
-and every file keeps the safety that it has in a run of one process.
+Rank 0 writes to the run's folder, like a run with one process. Every other rank writes to a folder
+of the same structure inside it, `ranks/001`, `ranks/002` and so on. No two processes write to the
+same file, so files are as safe as in a run with one process.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME
 from esper.leyline.files.durable_files import sync_directory
 
-#: Folder of a run with the stores of all ranks but the first.
+#: Folder in a run's folder with the stores of all ranks except rank 0.
 RANKS_NAME: Final = "ranks"
 
 _Path = TypeVar("_Path", bound=PurePath)
@@ -24,7 +24,7 @@ _RANK_NAME: Final = re.compile(r"\d{3,}")
 
 @dataclass(frozen=True)
 class Rank:
-    """The place of a process among those that train together.
+    """A process's rank in distributed training.
 
     Attributes:
         rank: number of the process, counted from 0.
@@ -38,17 +38,17 @@ class Rank:
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other process trains with it."""
+        """Whether it is the only process."""
         return self.world_size == 1
 
 
 def rank_of_environment(environment: Mapping[str, str] | None = None) -> Rank:
-    """Return the rank that torchrun, or a launcher like it, gave this process.
+    """Return the rank that torchrun, or a similar launcher, set for this process.
 
-    It is the only rank of one where `RANK` and `WORLD_SIZE` are not set, or are no ranks.
+    If `RANK` and `WORLD_SIZE` are not set or not valid, it is rank 0 of 1.
 
     Args:
-        environment: the variables; by default those of the process.
+        environment: environment variables; default: those of the process.
     """
     given = os.environ if environment is None else environment
     try:
@@ -62,7 +62,7 @@ def rank_of_environment(environment: Mapping[str, str] | None = None) -> Rank:
 
 
 def rank_folder(run: _Path, rank: int) -> _Path:
-    """Return the folder in which a rank of a run has its store; for rank 0 the run's own.
+    """Return the folder of a rank's store; for rank 0 it is the run's folder.
 
     Args:
         run: the run's folder.
@@ -72,7 +72,7 @@ def rank_folder(run: _Path, rank: int) -> _Path:
 
 
 def create_rank_folder(run: Path, rank: int) -> Path:
-    """Create the folder of a rank, unless it is there, and return it.
+    """Create the folder of a rank if it does not exist, and return it.
 
     Args:
         run: the run's folder; created if missing.
@@ -91,7 +91,7 @@ def create_rank_folder(run: Path, rank: int) -> Path:
 
 
 def rank_folders(run: Path) -> dict[int, Path]:
-    """Return the folders of all ranks of a run but rank 0, by rank, in order.
+    """Return the folders of all ranks except rank 0, by rank, in order.
 
     Args:
         run: the run's folder.
@@ -109,10 +109,10 @@ def rank_folders(run: Path) -> dict[int, Path]:
 
 
 def run_of_rank_folder(folder: Path) -> tuple[Path, int] | None:
-    """Return the run and the rank that a folder belongs to; None if it is no rank's in a run.
+    """Return the run and the rank of a rank's folder; None for any other folder.
 
     Args:
-        folder: a folder, such as the one that `rank_folder` returns.
+        folder: a folder, such as one returned by `rank_folder`.
     """
     absolute = folder.absolute()
     if absolute.parent.name != RANKS_NAME or not _RANK_NAME.fullmatch(absolute.name):

@@ -46,8 +46,8 @@ class Apart:
         is_off: whether repetition is switched off.
 
     Attributes:
-        not_again: why nothing is repeated from now on; empty if it may be.
-        failures: of the watch in a child; None in the training process, which counts them.
+        not_again: why nothing is repeated from now on; empty if repetition is possible.
+        failures: failures of the watch in a child; None in the training process.
         minibatch_seconds: how long the minibatch took that is repeated.
     """
 
@@ -150,7 +150,7 @@ def apart(
 
 
 def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
-    """Call a function in a forked child, and return its result.
+    """Call a function in a forked child process, and return its result.
 
     Args:
         function: what is called.
@@ -192,10 +192,10 @@ def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
 def _be_child(
     function: Callable[[], Any], writer: int, rng: tuple[Any, ...], limit_s: float
 ) -> None:
-    """Call a function, send its result, and end this process without any cleaning up."""
+    """Call a function, send its result, and exit without cleanup."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, limit_s)  # should the parent end first
+        signal.setitimer(signal.ITIMER_REAL, limit_s)  # in case the parent ends first
         gc.disable()  # finalizers of the training's objects may end its workers
         torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
         random.setstate(rng)
