@@ -20,11 +20,10 @@ class HeldMinibatch:
     """Values of a minibatch, held until the optimizer's step.
 
     Attributes:
-        clips: parameters whose gradients were clipped together, with their norm before clipping.
-        gradients: gradient of each part before clipping, if a norm was not finite. For sharded
-            tensors, here and below, the local shards.
-        results: owner, quantity and scalar; the scalar is non-finite if the quantity is, such as
-            the sum of the outputs, or a loss.
+        clips: parameters whose gradients were clipped together, with the norm before.
+        gradients: of each part before clipping, if a norm was not finite.
+        results: scalars that are finite if what was computed is, such as the sums of outputs and
+            the losses; with owner and quantity.
         is_explained: whether the minibatch is known to be bad.
         is_scaled: whether a loss scaler skips the step if gradients are not finite.
     """

@@ -82,11 +82,11 @@ class Incidents:
             held: values held of the minibatch.
             stack: frames, innermost first.
             phase: "acting" or "update".
-            outputs: input and output of each call of the output layer.
-            rngs: states of the random generator after the last steps, newest first.
-            optimizer: the optimizer about to step; None if there is none.
-            only_if_found: report nothing if no non-finite tensor is found.
-            only_if_harmful: report nothing that a too large loss scale explains.
+            outputs: of the output layer, each with what the layer took.
+            rngs: states of the random generator after the last steps, the newest first.
+            optimizer: that is about to step; None before.
+            only_if_found: report nothing if no tensor is found that is not finite.
+            only_if_harmful: report nothing that a loss scale explains.
         """
         held.is_explained = phase == "update"
         if self.is_broken or (phase == "acting" and self.acting_is_explained):
@@ -199,7 +199,7 @@ class Incidents:
         else:
             self.note(record, explanation, minibatch, phase)
         if self._takes_bad_steps and phase == "update":
-            self.is_broken = True  # everything that follows is a consequence
+            self.is_broken = True  # what follows is consequence
 
 
 def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:

@@ -90,10 +90,10 @@ class Minibatch:
 
     Attributes:
         outputs: input and output of each call of the output layer.
-        gradients: gradient of each part before clipping; None for a part without one.
-        rngs: states of torch's generator after the last steps, newest first. The minibatch began
-            at one of them.
-        norms: gradient norms from clipping. A variable of the loop with such a norm is not a cause.
+        gradients: of each part, before clipping; None for one without.
+        rngs: states of torch's generator after the last steps, the newest first: the minibatch
+            began at one of them.
+        norms: of its gradients, from clipping. A variable of the loop that holds one is no cause.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]

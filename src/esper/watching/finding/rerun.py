@@ -50,22 +50,22 @@ class NoLoopError(CannotRunAgainError):
 
 
 class StepReached(BaseException):
-    """Ends a second run at the optimizer's step; not an Exception, so that no loop catches it."""
+    """Ends a second run at the optimizer's step. Not an Exception, so that no loop catches it."""
 
 
 class StepsLeftOut:
-    """A context manager in which no optimizer of the process takes a step and no loss is scaled.
+    """While it is open, no optimizer of the process takes a step, and no loss is scaled.
 
-    Steps earlier in the minibatch, such as a critic's before its actor's, were already taken; their
-    second call does nothing.
+    The steps that a minibatch made before it broke, such as those of a critic before its actor,
+    have been taken already; their second call does nothing.
 
     Args:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
         seen: receives the gradients that this step would use.
-        known: optimizers whose settings, such as the learning rate, are restored at the end.
+        known: optimizers whose settings, such as the learning rate, are put back at the end.
 
     Attributes:
-        is_reached: whether the run reached that step.
+        is_reached: whether the run came to that step.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class StepsLeftOut:
             torch_optimizer.register_optimizer_step_pre_hook(self._before),
             torch_optimizer.register_optimizer_step_post_hook(self._after),
         ]
-        # Without scaling, a too high loss scale cannot be the cause of a non-finite value.
+        # Without its scale, whatever is not finite did not come from a loss scale that is too high.
 
         def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
             self._before(optimizer)
@@ -118,7 +118,7 @@ class StepsLeftOut:
             raise StepReached
         self._gradients = [(parameter, parameter.grad) for parameter in parameters]
         for parameter in parameters:
-            parameter.grad = None  # optimizers skip parameters without a gradient
+            parameter.grad = None  # optimizers leave a parameter without gradient alone
 
     def see_gradients(self) -> None:
         """Receive the gradients of a run that ended before the step."""
@@ -251,7 +251,7 @@ def has_loop(frame: FrameType) -> bool:
 
 
 def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
-    """Remove increments of counters that were already done, such as `self.updates += 1`.
+    """Leave out the counters that were already increased, such as `self.updates += 1`.
 
     A loop that learns only at every second count would otherwise not learn in a second run.
     """
@@ -346,7 +346,7 @@ def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
 
 
 def _reached(node: ast.AST, variables: Mapping[str, object]) -> Iterator[ast.AST]:
-    """Yield a node and its descendants, without branches whose condition is a false attribute."""
+    """Yield a node and all in it, without branches whose condition, a plain attribute, is false."""
     yield node
     children = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.If) and _is_false(node.test, variables):
