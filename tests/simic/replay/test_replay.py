@@ -224,9 +224,7 @@ def test_text_json_and_page_agree(capsule: Capsule) -> None:
     for shown in (text, page.text):
         assert about[0] in shown
         assert origin["op"] in shown
-        assert "a weight was not finite already: heads.weight[0, 3] is NaN" in " ".join(
-            shown.split()
-        )
+        assert cause in " ".join(shown.split())
         assert "poisoned" not in shown
         assert f"policy.py:{origin['line']}" in shown
         assert "logits = self.heads(trunk)" in shown

@@ -34,7 +34,15 @@ from esper.watching.finding.frames import (
     tensors_in,
 )
 from esper.watching.finding.put_back import copy_of, gradient_state
-from esper.watching.finding.source import Loop, NoSourceError, loops_around, tree_of
+from esper.watching.finding.source import (
+    Loop,
+    NoSourceError,
+    Position,
+    is_reached,
+    loops_around,
+    position_of,
+    tree_of,
+)
 
 #: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
 _FETCHING = frozenset({"next", "sample", "get", "get_nowait", "recv", "popleft"})
@@ -214,12 +222,11 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     if not loops:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
     loop = loops[-1]
-    loop.body = _without_counting(loop.body, frame.f_lineno)
-    reached = loop.body
+    step = position_of(frame)
+    loop.body = _without_counting(loop.body, step)
     if not is_earlier:
         loop.body = _without_fetching(loop.body, frame.f_locals)
-        reached = [node for node in loop.body if node.lineno <= frame.f_lineno]
-    _refuse_effects(reached, frame.f_locals, frame.f_globals)
+    _refuse_effects(loop.body, frame.f_locals, frame.f_globals, None if is_earlier else step)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
@@ -251,7 +258,7 @@ def has_loop(frame: FrameType) -> bool:
         return False
 
 
-def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
+def _without_counting(body: list[ast.stmt], step: Position) -> list[ast.stmt]:
     """Leave out the counters that were already increased, such as `self.updates += 1`.
 
     A loop that learns at every second count would learn nothing in a second run.
@@ -262,7 +269,7 @@ def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
             isinstance(node, ast.AugAssign)
             and isinstance(node.target, (ast.Name, ast.Attribute))
             and isinstance(node.value, ast.Constant)
-            and node.lineno < line
+            and is_reached(node, step)
         )
 
     return [node for node in body if not is_counted(node)]
@@ -298,10 +305,22 @@ def _refuse_effects(
     body: Sequence[ast.stmt],
     variables: Mapping[str, object] | None = None,
     outer: Mapping[str, object] | None = None,
+    step: Position | None = None,
 ) -> None:
+    """Raise an exception if a body does more than compute before a step that ends its run.
+
+    Args:
+        body: statements.
+        variables: of the frame.
+        outer: variables of its module.
+        step: where that step is called; None if the body runs to its end.
+
+    Raises:
+        CannotRunAgainError: it does more.
+    """
     own = _assigned_names(body)  # made again by a second run
     scope = Scope(variables or {}, outer or {}, frozenset(own))
-    for node in (each for statement in body for each in _reached(statement, variables or {})):
+    for node in (each for each in _reached(ast.Module([*body], []), variables or {}, step)):
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")
         if has_effect(node, scope):
@@ -346,14 +365,27 @@ def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
     }
 
 
-def _reached(node: ast.AST, variables: Mapping[str, object]) -> Iterator[ast.AST]:
-    """Yield a node and all in it, without branches whose condition, a plain attribute, is false."""
+def _reached(
+    node: ast.AST, variables: Mapping[str, object], step: Position | None
+) -> Iterator[ast.AST]:
+    """Yield a node and all in it that runs.
+
+    Those are no statements behind the step, and no branches whose condition, a plain attribute, is
+    false. What ends a `try` runs in any case.
+    """
     yield node
     children = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.If) and _is_false(node.test, variables):
         children = list(node.orelse)
     for child in children:
-        yield from _reached(child, variables)
+        until = None if child in _endings(node) else step
+        if until is None or not isinstance(child, ast.stmt) or is_reached(child, until):
+            yield from _reached(child, variables, until)
+
+
+def _endings(node: ast.AST) -> Sequence[ast.AST]:
+    """Return the statements that run where an exception leaves a `try`."""
+    return [*node.handlers, *node.finalbody] if isinstance(node, ast.Try) else ()
 
 
 def _is_false(test: ast.expr, variables: Mapping[str, object]) -> bool:
