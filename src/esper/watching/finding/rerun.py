@@ -15,15 +15,12 @@ import contextlib
 import inspect
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Final
 
-import torch
 from torch import Tensor
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
 from esper.watching.finding.effects import Scope, has_effect
@@ -43,6 +40,7 @@ from esper.watching.finding.source import (
     position_of,
     tree_of,
 )
+from esper.watching.finding.steps_left_out import StepReached
 
 #: Functions that fetch a batch. A second run leaves their call out, since the batch is still held.
 _FETCHING = frozenset({"next", "sample", "get", "get_nowait", "recv", "popleft"})
@@ -56,88 +54,6 @@ class CannotRunAgainError(EsperError):
 
 class NoLoopError(CannotRunAgainError):
     """A frame has no source, or no loop around its current line: a caller of it may have one."""
-
-
-class StepReached(BaseException):
-    """Ends a second run at the optimizer's step. Not an Exception, so that no loop catches it."""
-
-
-class StepsLeftOut:
-    """While it is open, no optimizer of the process takes a step, and no loss is scaled.
-
-    The steps that a minibatch made before it broke, such as those of a critic before its actor,
-    have been taken already; their second call does nothing.
-
-    Args:
-        last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
-        seen: receives the gradients that this step would use.
-        known: optimizers whose settings, such as the learning rate, are put back at the end.
-
-    Attributes:
-        is_reached: whether the run came to that step.
-    """
-
-    def __init__(
-        self,
-        last: torch.optim.Optimizer | None,
-        seen: list[Tensor],
-        known: Iterable[torch.optim.Optimizer] = (),
-    ) -> None:
-        self._last = last
-        self.is_reached = False
-        self._settings = [(group, dict(group)) for one in known for group in one.param_groups]
-        self._seen = seen
-        self._gradients: list[tuple[Tensor, Tensor | None]] = []
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        self._handles = [
-            torch_optimizer.register_optimizer_step_pre_hook(self._before),
-            torch_optimizer.register_optimizer_step_post_hook(self._after),
-        ]
-        # Without its scale, whatever is not finite did not come from a loss scale that is too high.
-
-        def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-            self._before(optimizer)
-            self._after()
-
-        unscaled: dict[str, Callable[..., Any]] = {
-            "scale": lambda _scaler, outputs: outputs,
-            "unscale_": lambda *_: None,
-            "step": step,
-            "update": lambda *_: None,
-        }
-        self._methods = {name: getattr(GradScaler, name) for name in unscaled}
-        for name, method in unscaled.items():
-            setattr(GradScaler, name, method)
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for group, settings in self._settings:
-            group.update(settings)
-        for name, method in self._methods.items():
-            setattr(GradScaler, name, method)
-
-    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._last is None or optimizer is self._last:
-            self._seen += [p.grad for p in parameters if p.grad is not None]
-            self.is_reached = True
-            raise StepReached
-        self._gradients = [(parameter, parameter.grad) for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None  # optimizers leave a parameter without gradient alone
-
-    def see_gradients(self) -> None:
-        """Receive the gradients of a run that ended before the step."""
-        groups = [] if self._last is None else self._last.param_groups
-        parameters = [p for group in groups for p in group["params"]]
-        self._seen += [p.grad for p in parameters if p.grad is not None]
-
-    def _after(self, *_: object) -> None:
-        for parameter, gradient in self._gradients:
-            parameter.grad = gradient
 
 
 @dataclass(frozen=True)
