@@ -89,10 +89,10 @@ def things(optimizer):
     )  # fmt: skip
 
 
-def run(tmp_path, statement, *, is_watched):
-    """Run the loop with a statement in it; return the watch, and what the statement changed."""
+def run(tmp_path, source, *, is_watched):
+    """Run a loop; return the watch, and what its statements changed."""
     file = tmp_path / "loop.py"
-    file.write_text(LOOP.format(statement=statement))
+    file.write_text(source)
     spec = importlib.util.spec_from_file_location("loop", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -114,9 +114,10 @@ def run(tmp_path, statement, *, is_watched):
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 def test_a_second_run_changes_nothing(tmp_path, caplog, statement):
     with caplog.at_level(logging.WARNING, "training"):
-        _, expected = run(tmp_path, statement, is_watched=False)
+        source = LOOP.format(statement=statement)
+        _, expected = run(tmp_path, source, is_watched=False)
         lines = len(caplog.records)
-        watch, changed = run(tmp_path, statement, is_watched=True)
+        watch, changed = run(tmp_path, source, is_watched=True)
 
     assert changed == expected
     assert len(caplog.records) == 2 * lines
@@ -126,3 +127,57 @@ def test_a_second_run_changes_nothing(tmp_path, caplog, statement):
         assert trouble.explanation.origin is not None, trouble.explanation.why_no_origin
     else:
         assert trouble.explanation.why_no_origin.startswith("line 7 ")
+
+
+ONE_LINE = """
+import torch
+
+class Training:
+    def train(self, model, optimizer, held):
+        {loop}
+
+train = Training().train
+"""
+LOSS = "loss = model(torch.ones(2, 4)).sum() * (torch.nan if step == 2 else 1.0)"
+LEARN = "optimizer.zero_grad(); loss.backward(); optimizer.step()"
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        f"for step in range(3):\n            {LOSS}\n            {LEARN}; held.meter.update(step)",
+        f"for step in range(3): {LOSS}; {LEARN}; held.file.write('a'); held.meter.step()",
+        f"""for step in range(3):
+            with torch.enable_grad():
+                {LOSS}
+                {LEARN}
+                held.meter.update(step)""",
+    ],
+)
+def test_what_stands_behind_the_step_is_no_reason_not_to_repeat(tmp_path, loop):
+    source = ONE_LINE.format(loop=loop)
+    _, expected = run(tmp_path, source, is_watched=False)
+    watch, changed = run(tmp_path, source, is_watched=True)
+
+    assert changed == expected
+    (trouble,) = watch.troubles
+    assert trouble.explanation.origin is not None, trouble.explanation.why_no_origin
+    assert trouble.explanation.origin.operation.base == "mul"
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        f"for step in range(3): held.meter.update(step); {LOSS}; {LEARN}",
+        f"""for step in range(3):
+            try:
+                {LOSS}; {LEARN}
+            finally:
+                held.meter.update(step)""",
+    ],
+)
+def test_what_runs_before_the_step_or_at_the_end_of_a_try_still_is(tmp_path, loop):
+    watch, _ = run(tmp_path, ONE_LINE.format(loop=loop), is_watched=True)
+
+    (trouble,) = watch.troubles
+    assert trouble.explanation.why_no_origin.endswith("calls update()")

@@ -22,7 +22,8 @@ from esper.integrations.replacing import replaced
 from esper.recipes.recipe import Subject
 from esper.watched_run import watch
 from esper.watching.finding.repeater import RandomState
-from esper.watching.finding.rerun import CannotRunAgainError, StepReached, refuse_effects
+from esper.watching.finding.rerun import CannotRunAgainError, refuse_effects
+from esper.watching.finding.steps_left_out import StepReached
 from esper.watching.watch import Watch
 
 try:

@@ -8,7 +8,7 @@ from esper.karn.reports.incident_advice import incidents_command
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.leyline.text.origin_words import origin_words
 from esper.leyline.text.plurals import counted
-from esper.leyline.text.sighting_words import joined, what_words, where_words
+from esper.leyline.text.sighting_words import joined, minibatch_words, what_words, where_words
 from esper.watching.recorder import Trouble, UpdateRecord
 
 #: Quantities checked after the optimizer step, when the step can no longer be skipped.
@@ -59,14 +59,16 @@ class IncidentLog:
         what = "; ".join(map(_what, seen[:_MOST_NAMED]))
         if len(seen) > _MOST_NAMED:
             what += f"; {len(seen) - _MOST_NAMED} more"
-        when = "while acting" if trouble.phase == "acting" else f"minibatch {trouble.minibatch}"
+        when = (
+            "while acting" if trouble.phase == "acting" else minibatch_words(0, trouble.minibatch)
+        )
         why = trouble.explanation.why_no_origin
         where = f"; {why}" if why.startswith("no operation") else ""
         if origin is not None:
             where = f"; it {origin_words(origin)}"
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP
         effect = _EFFECTS.get(self._on_nonfinite, "") if is_step else ""
-        line = f"{self._rank}{what}, update {trouble.update}, {when}{where}{effect}"
+        line = f"{self._rank}{joined(what, f'update {trouble.update}', when)}{where}{effect}"
         _log.warning("%s", f"{line} (run {self._run}; to open it: sanctum)")
         self.last_finding = f"Esper: {line}\nEsper: more about it: {incidents_command(self._run)}"
 

@@ -95,12 +95,12 @@ class Reaction:
             return self._agreement.ask(is_bad=is_bad_here)
         return is_bad_here
 
-    def to_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave a bad step out or end training, as it was chosen."""
+    def to_step(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Leave a bad step out or end training, as it was chosen; None for no optimizer's step."""
         others = () if self._agreement is None else self._agreement.others
         if self._on_nonfinite == "halt":
             self._halt(others)
-        if self._on_nonfinite == "skip":
+        if self._on_nonfinite == "skip" and optimizer is not None:
             self._leave_out(optimizer, others)
 
     def to_acting(self) -> None:

@@ -11,6 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.watching.shards import local
 
 #: Kinds of non-finite values, in the order of the rows of the flags.
@@ -29,6 +30,7 @@ class DeviceFlags:
     def __init__(self, columns: int, parameters: int, device: torch.device) -> None:
         self._columns = torch.zeros(len(KINDS), columns, dtype=torch.int32, device=device)
         self._parameters = torch.zeros(len(KINDS), parameters, dtype=torch.int32, device=device)
+        self._losses: list[tuple[int, Tensor]] = []
         self._norms = torch.zeros(3, dtype=torch.float64, device=device)  # sum, largest, number
 
     def note_output(self, output: Tensor, step: int) -> None:
@@ -37,6 +39,10 @@ class DeviceFlags:
         if rows.shape[1] != self._columns.shape[1]:
             rows = torch.stack(torch.aminmax(rows)).unsqueeze(1)
         _note(self._columns, torch.stack([flags.any(0) for flags in _flags(rows)]), step)
+
+    def hold_loss(self, loss: Tensor, step: int) -> None:
+        """Hold a scalar until the flags are read."""
+        self._losses.append((step, loss.detach()))
 
     def note_gradients(self, parameters: Sequence[Tensor], step: int) -> Tensor:
         """Add the gradients of a step; return the norm of each, `[parameters]`."""
@@ -60,9 +66,17 @@ class DeviceFlags:
         Args:
             more: further numbers to read, `[M]`.
         """
+        losses = [loss.to(more.device).float().reshape(()) for _, loss in self._losses]
+        if losses:
+            more = torch.cat((torch.stack(losses), more.float()))
         counts = [self._columns.flatten(), self._parameters.flatten(), self._norms, more]
         values = torch.cat([one.double() for one in counts]).tolist()
         further = [values.pop() for _ in range(len(more))][::-1]
+        steps = [step for step, _ in self._losses]
+        kinds = [(step, nonfinite_kind(v)) for step, v in zip(steps, further, strict=False)]
+        bad_losses = [(step, kind) for step, kind in kinds if kind]
+        further = further[len(steps) :]
+        self._losses.clear()
         norms = values[-3], values[-2], int(values[-1])
         columns, parameters = self._columns.shape[1], self._parameters.shape[1]
         rows = iter(int(value) for value in values[:-3])
@@ -70,6 +84,7 @@ class DeviceFlags:
             [list(islice(rows, columns)) for _ in KINDS],
             [list(islice(rows, parameters)) for _ in KINDS],
             norms,
+            next(iter(bad_losses), None),
         )
         for tensor in (self._columns, self._parameters, self._norms):
             tensor.zero_()
@@ -84,11 +99,13 @@ class ReadFlags:
         columns: first bad step, counted from 1, of each column of the output; by kind.
         parameters: first bad step of the gradient of each parameter; by kind.
         norms: sum, largest and number of the finite gradient norms.
+        bad_loss: step and kind of the first loss that was not finite; None if all were.
     """
 
     columns: Sequence[Sequence[int]]
     parameters: Sequence[Sequence[int]]
     norms: tuple[float, float, int]
+    bad_loss: tuple[int, str] | None = None
 
     @property
     def first_step(self) -> int:

@@ -24,6 +24,7 @@ class HeldMinibatch:
         gradients: of each part before clipping, if a norm was not finite.
         results: scalars that are finite if what was computed is, such as the sums of outputs and
             the losses; with owner and quantity.
+        bad_loss: kind of a loss whose backward pass was called; empty if all are finite.
         is_explained: whether the minibatch is known to be bad.
         is_scaled: whether a loss scaler skips the step if gradients are not finite.
     """
@@ -31,6 +32,7 @@ class HeldMinibatch:
     clips: list[tuple[list[Tensor], Tensor]] = field(default_factory=list)
     gradients: list[Tensor | None] | None = None
     results: list[tuple[str, str, Tensor]] = field(default_factory=list)
+    bad_loss: str = ""
     is_explained: bool = False
     is_scaled: bool = False
 

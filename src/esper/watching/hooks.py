@@ -23,6 +23,9 @@ class Listener(Protocol):
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
         """Handle the norm of some gradients before they are clipped."""
 
+    def on_backward(self, tensors: Any, frame: FrameType) -> None:
+        """Take note of a backward pass that is over."""
+
     def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether an optimizer trains what is watched."""
 
@@ -87,10 +90,40 @@ class ClipWatch:
     def close(self) -> None:
         """Stop calling back; put the original function back once no other watch is open."""
         self._callback = None
-        last = getattr(clip_grad._clip_grads_with_norm_, "__self__", None)
-        while isinstance(last, ClipWatch) and last._callback is None:
-            clip_grad._clip_grads_with_norm_ = last._original
-            last = getattr(last._original, "__self__", None)
+        _put_back(clip_grad, "_clip_grads_with_norm_", ClipWatch)
+
+
+class BackwardWatch:
+    """Calls back after each backward pass, while it is open.
+
+    `Tensor.backward` looks up `torch.autograd.backward` at call time.
+
+    Args:
+        callback: receives what the pass was called for.
+    """
+
+    def __init__(self, callback: Callable[[Any], None]) -> None:
+        self._callback: Callable[[Any], None] | None = callback
+        self._original = torch.autograd.backward
+        vars(torch.autograd)["backward"] = self._backward
+
+    def _backward(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
+        self._original(tensors, *args, **kwargs)
+        if self._callback is not None:
+            self._callback(tensors)
+
+    def close(self) -> None:
+        """Stop calling back; put the original function back once no other watch is open."""
+        self._callback = None
+        _put_back(torch.autograd, "backward", BackwardWatch)
+
+
+def _put_back(module: Any, name: str, kind: type[ClipWatch] | type[BackwardWatch]) -> None:
+    """Put a replaced function of a module back, as far as those that replaced it are closed."""
+    last = getattr(vars(module)[name], "__self__", None)
+    while isinstance(last, kind) and last._callback is None:
+        vars(module)[name] = last._original
+        last = getattr(last._original, "__self__", None)
 
 
 class ScalerWatch:
@@ -204,6 +237,7 @@ class TrainingHooks:
         self._handles: list[RemovableHandle] = []
         self._clip: ClipWatch | None = None
         self._scaler: ScalerWatch | None = None
+        self._backward: BackwardWatch | None = None
 
     def attach(self) -> None:
         """Begin to call the listener."""
@@ -229,7 +263,12 @@ class TrainingHooks:
             if (listener := own()) is not None and listener.is_mine(optimizer):
                 listener.on_left_out(optimizer, sys._getframe(1))
 
+        def backward(tensors: Any) -> None:
+            if (listener := own()) is not None:
+                listener.on_backward(tensors, sys._getframe(1))
+
         self._clip = ClipWatch(clipped)
+        self._backward = BackwardWatch(backward)
         self._scaler = ScalerWatch(left_out)
         if self._hooks_steps:
             self._handles += hook_steps(self._optimizers, before, after)
@@ -239,10 +278,10 @@ class TrainingHooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for each in (self._clip, self._scaler):
+        for each in (self._clip, self._scaler, self._backward):
             if each is not None:
                 each.close()
-        self._clip = self._scaler = None
+        self._clip = self._scaler = self._backward = None
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:

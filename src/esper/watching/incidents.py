@@ -74,6 +74,7 @@ class Incidents:
         optimizer: torch.optim.Optimizer | None = None,
         only_if_found: bool = False,
         only_if_harmful: bool = False,
+        is_harmless: bool = False,
     ) -> None:
         """Explain a minibatch, or acting, from the frames on the stack.
 
@@ -87,6 +88,7 @@ class Incidents:
             optimizer: that is about to step; None before.
             only_if_found: report nothing if no tensor is found that is not finite.
             only_if_harmful: report nothing that a loss scale explains.
+            is_harmless: whether what follows is no consequence, as after finite gradients.
         """
         held.is_explained = phase == "update"
         if self.is_broken or (phase == "acting" and self.acting_is_explained):
@@ -94,7 +96,8 @@ class Incidents:
         was_explained = self.acting_is_explained
         self.acting_is_explained |= phase == "acting"
         norms = tuple(norm for _, norm in held.clips)
-        minibatch = Minibatch(list(outputs), held.gradients_of(self._parts), tuple(rngs), norms)
+        gradients = held.gradients_of(self._parts)
+        minibatch = Minibatch(list(outputs), gradients, tuple(rngs), norms, held.bad_loss)
         before = {**self._known_before, **self._known}
         known = {look: one for (when, look), one in before.items() if look and when == phase}
         try:
@@ -114,7 +117,9 @@ class Incidents:
         )
         explanation = self.given.placed(explanation, phase)
         self._known[phase, explanation.first_look] = explanation
-        self._report(record, explanation, phase, optimizer, is_repeat=is_repeat)
+        self._report(
+            record, explanation, phase, optimizer, is_repeat=is_repeat, is_harmless=is_harmless
+        )
 
     def explain_held(
         self,
@@ -170,6 +175,28 @@ class Incidents:
             explanation = Explanation(found, why_no_origin=why_no_origin)
             self.note(record, explanation, minibatch, "update")
 
+    def note_loss(
+        self, record: UpdateRecord, why_no_origin: str, minibatch: int, kind: str
+    ) -> None:
+        """Report a loss that was not finite while gradients were, as news if it was not before.
+
+        Args:
+            record: of the update.
+            why_no_origin: why its operation is not known.
+            minibatch: of the update.
+            kind: of the loss.
+        """
+        if self.is_broken:
+            return
+        new = Explanation((Found(SHARED, "loss", kind),), why_no_origin=why_no_origin)
+        known = {**self._known_before, **self._known}.get(("update", look_of(new.found)))
+        explanation = self._known["update", look_of(new.found)] = known or new
+        if known is None:
+            self.note(record, explanation, minibatch, "update")
+        else:
+            again = Trouble(record.number, minibatch, "update", explanation, is_repeat=True)
+            record.troubles.append(again)
+
     def note(
         self, record: UpdateRecord, explanation: Explanation, minibatch: int, phase: str
     ) -> None:
@@ -190,6 +217,7 @@ class Incidents:
         optimizer: torch.optim.Optimizer | None,
         *,
         is_repeat: bool = False,
+        is_harmless: bool = False,
     ) -> None:
         self.is_broken = _is_lasting(explanation.found)
         minibatch = record.steps + (optimizer is None) if phase == "update" else 0
@@ -198,7 +226,7 @@ class Incidents:
             record.troubles.append(again)
         else:
             self.note(record, explanation, minibatch, phase)
-        if self._takes_bad_steps and phase == "update":
+        if self._takes_bad_steps and phase == "update" and not is_harmless:
             self.is_broken = True  # what follows is consequence
 
 

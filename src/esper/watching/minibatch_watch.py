@@ -5,24 +5,26 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Any, Final
+from types import CodeType, FrameType
+from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import SHARED
+from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.watching.agreement import Reaction
+from esper.watching.backward_pass import NoOptimizer, losses_in, reaches
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.frames import frames_calling
+from esper.watching.finding.frames import frames_calling, is_plumbing
 from esper.watching.finding.repeater import Repeater
 from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
 from esper.watching.incidents import Incidents
-from esper.watching.looks import masks_by_itself
+from esper.watching.looks import is_finite, masks_by_itself
 from esper.watching.owner_norms import OwnerNorms
 from esper.watching.parts import Part, log_std_excess
 from esper.watching.recorder import UpdateRecord
@@ -49,9 +51,11 @@ class MinibatchWatch:
         flags: notes everything on the device instead; None: look at once.
         repeater: computes minibatches again instead of the loop; None: the loop is run again.
         record: of the first update.
-        reaction: to what is not finite, in a step or while acting.
+        reaction: reaction to non-finite values, in a step or while acting.
         end_update: ends an update.
         finds_updates: whether an update ends where acting begins, or else after a second.
+        has_optimizer: whether steps of an optimizer will be seen; False until one is, if none was
+            given.
         counts_updates: whether it ends after a number of steps instead of a second, so that it is
             the same update in all ranks.
 
@@ -80,6 +84,7 @@ class MinibatchWatch:
         reaction: Reaction,
         end_update: Callable[[], None],
         finds_updates: bool,
+        has_optimizer: bool,
         counts_updates: bool = False,
     ) -> None:
         self._parts = parts
@@ -101,6 +106,10 @@ class MinibatchWatch:
         self._end_update = end_update
         self.finds_updates = finds_updates
         self._counts_updates = counts_updates
+        self.has_optimizer = has_optimizer
+        self._no_optimizer = cast(torch.optim.Optimizer, NoOptimizer(self._parameters))
+        self._is_own_loss: dict[tuple[CodeType, int], bool] = {}  # by where its pass is called
+        self._loss_told = 0  # number of the update in which a loss alone was explained last
         self.record = record
         self.held = HeldMinibatch()
         self.has_acted = False
@@ -234,10 +243,50 @@ class MinibatchWatch:
                     None if one is None else one.detach().clone() for one in gradients
                 ]
 
+    def on_backward(self, tensors: Any, frame: FrameType) -> None:
+        """Take note of a backward pass that is over: of its loss, and where it is the whole step.
+
+        Without an optimizer nothing else shows where a minibatch ends.
+        """
+        if self._repeater is not None:
+            return
+        is_bad = False
+        with self._guard:
+            for loss in losses_in(tensors):
+                self._saw_loss(loss, frame)
+            if not self.has_optimizer and self._explainer.seen is None:
+                is_bad = self._look_at_step(self._no_optimizer, frame)
+                self.on_step_over()
+        if not self.has_optimizer and self._reaction.is_bad(is_bad):
+            self._reaction.to_step(None)
+
+    def _saw_loss(self, loss: Tensor, frame: FrameType) -> None:
+        if self._explainer.seen is not None:
+            if not is_finite(loss) and reaches(loss, self._ids):
+                self._explainer.seen.append(loss.detach())
+        elif self._flags is not None:
+            if self._is_own(loss, frame):
+                self._flags.hold_loss(loss, self.record.steps + 1)
+        elif not math.isfinite(value := loss.item()) and reaches(loss, self._ids):
+            self.held.bad_loss = self.held.bad_loss or nonfinite_kind(value) or ""
+
+    def _is_own(self, loss: Tensor, frame: FrameType) -> bool:
+        """Return whether a loss is of the models; its graph is searched once for each call."""
+        caller = next(
+            (one for one in frames_calling(frame) if not is_plumbing(one.f_code.co_filename)), frame
+        )
+        place = caller.f_code, caller.f_lineno
+        if place not in self._is_own_loss:
+            self._is_own_loss[place] = reaches(loss, self._ids)
+        return self._is_own_loss[place]
+
     def on_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take note that an optimizer is about to step."""
         if self._explainer.seen is not None:
             return
+        if not self.has_optimizer:  # the backward passes before were no steps
+            self.has_optimizer = True
+            self.record.forget_steps()
         is_bad = False
         with self._guard:
             is_bad = self._look_at_step(optimizer, sys._getframe(1))
@@ -263,7 +312,8 @@ class MinibatchWatch:
         if record.steps == 1:
             self._first_step_at = time.monotonic()
             self._measure_owners()
-        self.last_optimizer = optimizer
+        if optimizer is not self._no_optimizer:
+            self.last_optimizer = optimizer
         if self._flags is not None:
             if not self.held.clips:
                 self._note_gradients()
@@ -277,6 +327,8 @@ class MinibatchWatch:
             record.norm_max = max(record.norm_max, value)
         bad_results = held.bad_results() if held.results else ()
         if not is_bad and not bad_results:
+            if held.bad_loss:
+                self._explain_loss(optimizer, frame)
             return False
         if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
             with self._guard:
@@ -293,6 +345,14 @@ class MinibatchWatch:
                 stack = list(frames_calling(frame))
                 self._explain(stack, "update", optimizer=optimizer, only_if_found=is_norm_only)
         return not is_norm_only
+
+    def _explain_loss(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Explain, once per update, a loss that is not finite while its gradients are."""
+        if self._loss_told != self.record.number and not self.held.is_explained:
+            self._loss_told = self.record.number
+            stack = list(frames_calling(frame))
+            with self._guard:
+                self._explain(stack, "update", optimizer=optimizer, is_harmless=True)
 
     def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether a loss scaler skips this step because of non-finite gradients."""

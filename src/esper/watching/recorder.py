@@ -108,6 +108,16 @@ class UpdateRecord:
         all_left_out = self.left_out > 0 and self.steps == self.skipped
         return all_left_out or (self.norms > 0 and self.norm_max == 0.0)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing happened in it."""
+        return not (self.steps or self.troubles or self.figures)
+
+    def forget_steps(self) -> None:
+        """Begin to count steps again: those before were none."""
+        self.steps = self.norms = 0
+        self.norm_sum = self.norm_max = 0.0
+
     def log(self, name: str, number: float) -> None:
         """Set a figure; a later value replaces an earlier one, unless that is NaN or infinite."""
         if not math.isfinite(number) or math.isfinite(self.figures.get(name, 0.0)):

@@ -1,10 +1,19 @@
 """Check of weights and optimizer state once per update: are they finite, and do they change?"""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import STALLED_UPDATES
 from esper.watching.shards import local
+
+#: Why no operation is known of what this look sees.
+WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
+NO_STEPS: Final = (
+    "no operation is known: neither an optimizer's step nor a call of backward() was seen before "
+    "the weights broke. Train with a torch.optim optimizer, and give it to esper.watch"
+)
 
 
 class UpdateLook:

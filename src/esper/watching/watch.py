@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,10 @@ from esper.watching.minibatch_watch import MinibatchWatch
 from esper.watching.parts import Groups, Part, parts_of, patterns_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.start_state import StartState
-from esper.watching.update_look import UpdateLook
+from esper.watching.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 
 When = Literal["auto", "step", "update"]
 _log = logging.getLogger("esper")
-_WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
 
 
 class NonfiniteHalt(SystemExit):
@@ -111,6 +110,7 @@ class Watch:
             end_update=self._end_update,
             finds_updates=finds_updates,
             counts_updates=has_ranks,
+            has_optimizer=bool(self._optimizers) or not hooks_steps,
         )
         self._is_paused = False
         self._no_numbers: set[str] = set()  # names of figures
@@ -299,9 +299,7 @@ class Watch:
         elif isinstance(error, KeyboardInterrupt):
             self._close("stopped", "interrupted")
         else:
-            with self._guard:
-                self._explain_exception(traceback or error.__traceback__)
-                self._repeat_in(error)
+            self.explain(error, traceback)
             first_line = str(error).partition("\n")[0]
             self._close("failed", f"{type(error).__name__}: {first_line}".rstrip(": "))
 
@@ -327,8 +325,10 @@ class Watch:
         self._is_closed = True
         record = self._minibatches.record
         record.is_whole = status == "finished"
-        if record.steps or record.troubles or record.figures or self._incidents.given:
-            with self._guard:
+        with self._guard:
+            if record.is_empty and not self._minibatches.has_optimizer:  # never looked at
+                self._look_back(record)
+            if not record.is_empty or self._incidents.given:
                 self._end_update(is_last=True)
         self._hooks.detach()
         with self._guard:
@@ -429,6 +429,8 @@ class Watch:
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
+            elif flags.bad_loss:
+                self._incidents.note_loss(record, FLAGS_ONLY, *flags.bad_loss)
         # There are no norms without a step. A non-finite norm is a consequence of a reported fault.
         both = zip(owners, norms, strict=False)
         record.owner_norms = {owner: norm for owner, norm in both if math.isfinite(norm)}
@@ -436,10 +438,12 @@ class Watch:
             self._incidents.is_broken = False  # no lasting damage: report new findings
         elif not self._incidents.is_broken:
             found = self._explainer.weights()
-            self._incidents.note_lasting(record, found, _WEIGHTS_ONLY, record.steps)
+            reason = WEIGHTS_ONLY if record.steps else NO_STEPS
+            self._incidents.note_lasting(record, found, reason, record.steps)
         by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
         is_still = bool(is_same) or record.is_still
-        self._look.count(is_still=is_still, had_steps=record.steps > by_scaler)
+        had_steps = self._minibatches.has_optimizer and record.steps > by_scaler
+        self._look.count(is_still=is_still, had_steps=had_steps)
 
     @property
     def is_stalled(self) -> bool:

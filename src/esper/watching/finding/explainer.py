@@ -47,11 +47,11 @@ from esper.watching.finding.repeater import Repeater
 from esper.watching.finding.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
-    StepsLeftOut,
     has_loop,
     tensors_of_error,
 )
 from esper.watching.finding.source import add_sources
+from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.guard import Guard
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part
@@ -350,8 +350,7 @@ class Explainer:
         rngs: Sequence[Tensor],
     ) -> list[Callable[[], _Repetition]]:
         def loop(rng: Tensor | None) -> _Repetition:
-            assert self.seen is not None
-            steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
+            steps = self._steps_left_out(optimizer)
             run = run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
             return (*run, False)
 
@@ -366,7 +365,7 @@ class Explainer:
                     for name, value in values.items()
                     for path, tensor in tensors_in(name, value)
                 }
-                steps = StepsLeftOut(optimizer, self.seen, self._optimizers.values())
+                steps = self._steps_left_out(optimizer)
                 # One state of the generator is known: that after the last step.
                 rng = rngs[0] if rngs else None
                 known = {**held, **named}
@@ -398,6 +397,12 @@ class Explainer:
         if self._replay == "model" or phase != "update":
             return [model]
         return [*(partial(loop, rng) for rng in rngs or (None,)), earlier, model]
+
+    def _steps_left_out(self, optimizer: torch.optim.Optimizer | None) -> StepsLeftOut:
+        assert self.seen is not None
+        known = list(self._optimizers.values())
+        has_none = not any(isinstance(one, torch.optim.Optimizer) for one in known)
+        return StepsLeftOut(optimizer, self.seen, known, ends_at_backward=has_none)
 
     def _named(
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]

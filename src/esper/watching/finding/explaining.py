@@ -24,9 +24,9 @@ from esper.watching.finding.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     NoLoopError,
-    StepsLeftOut,
     body_of,
 )
+from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part, bad_rows
@@ -94,12 +94,14 @@ class Minibatch:
         rngs: states of torch's generator after the last steps, the newest first: the minibatch
             began at one of them.
         norms: of its gradients, from clipping. A variable of the loop that holds one is no cause.
+        bad_loss: kind of its loss, whose backward pass was called; empty if that is finite.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
     gradients: Sequence[Tensor | None]
     rngs: Sequence[Tensor] = ()
     norms: Sequence[Tensor] = ()
+    bad_loss: str = ""
 
 
 @dataclass
@@ -160,7 +162,9 @@ def evidence_in(
         return _first_of(bad)
     if moments.found:
         return tuple(moments.found)
-    return _evidence_in_gradients(parts, minibatch)
+    in_gradients = _evidence_in_gradients(parts, minibatch)
+    is_loss_alone = minibatch.bad_loss and not in_gradients
+    return (Found(SHARED, "loss", minibatch.bad_loss),) if is_loss_alone else in_gradients
 
 
 def _first_of(bad: Mapping[str, Tensor]) -> tuple[Found, ...]:

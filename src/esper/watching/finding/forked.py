@@ -24,6 +24,8 @@ from torch import nn
 
 from esper.leyline.errors import EsperError
 from esper.tracing.recorded import RecordedMinibatch
+from esper.tracing.tracer import OperationTracer
+from esper.tracing.without_compiler import without_compiler
 from esper.watching.finding.explaining import Explanation
 from esper.watching.finding.isolation import REFUSED, cut_off
 from esper.watching.finding.sending import packed, sendable, unpacked
@@ -128,7 +130,8 @@ def apart(
 
         def in_child() -> tuple[Explanation, RecordedMinibatch | None, list[Exception]]:
             failures = owner.apart.failures = []
-            explanation = method(owner, *args, **kwargs)
+            with without_compiler(OperationTracer):  # which takes seconds to load
+                explanation = method(owner, *args, **kwargs)
             if explanation.origin is None and REFUSED:
                 explanation = replace(explanation, why_no_origin=f"its second run {REFUSED[0]}")
             return explanation, owner.recorded, [sendable(one) for one in failures]

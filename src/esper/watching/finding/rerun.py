@@ -14,15 +14,12 @@ import contextlib
 import inspect
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any, Final
 
-import torch
 from torch import Tensor
-from torch.amp.grad_scaler import GradScaler
-from torch.optim import optimizer as torch_optimizer
 
 from esper.leyline.errors import EsperError
 from esper.watching.finding.effects import Scope, has_effect
@@ -33,7 +30,16 @@ from esper.watching.finding.frames import (
     tensors_in,
 )
 from esper.watching.finding.put_back import copy_of, gradient_state
-from esper.watching.finding.source import Loop, NoSourceError, loops_around, tree_of
+from esper.watching.finding.source import (
+    Loop,
+    NoSourceError,
+    Position,
+    is_reached,
+    loops_around,
+    position_of,
+    tree_of,
+)
+from esper.watching.finding.steps_left_out import StepReached
 
 #: Functions that fetch a batch. A second run skips their calls and uses the batch in the frame.
 _FETCHING = frozenset({"next", "sample", "get", "get_nowait", "recv", "popleft"})
@@ -47,88 +53,6 @@ class CannotRunAgainError(EsperError):
 
 class NoLoopError(CannotRunAgainError):
     """A frame has no source, or no loop around its current line; its caller may have one."""
-
-
-class StepReached(BaseException):
-    """Ends a second run at the optimizer's step. Not an Exception, so that no loop catches it."""
-
-
-class StepsLeftOut:
-    """While it is open, no optimizer of the process takes a step, and no loss is scaled.
-
-    The steps that a minibatch made before it broke, such as those of a critic before its actor,
-    have been taken already; their second call does nothing.
-
-    Args:
-        last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
-        seen: receives the gradients that this step would use.
-        known: optimizers whose settings, such as the learning rate, are put back at the end.
-
-    Attributes:
-        is_reached: whether the run came to that step.
-    """
-
-    def __init__(
-        self,
-        last: torch.optim.Optimizer | None,
-        seen: list[Tensor],
-        known: Iterable[torch.optim.Optimizer] = (),
-    ) -> None:
-        self._last = last
-        self.is_reached = False
-        self._settings = [(group, dict(group)) for one in known for group in one.param_groups]
-        self._seen = seen
-        self._gradients: list[tuple[Tensor, Tensor | None]] = []
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> None:
-        self._handles = [
-            torch_optimizer.register_optimizer_step_pre_hook(self._before),
-            torch_optimizer.register_optimizer_step_post_hook(self._after),
-        ]
-        # Without its scale, whatever is not finite did not come from a loss scale that is too high.
-
-        def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
-            self._before(optimizer)
-            self._after()
-
-        unscaled: dict[str, Callable[..., Any]] = {
-            "scale": lambda _scaler, outputs: outputs,
-            "unscale_": lambda *_: None,
-            "step": step,
-            "update": lambda *_: None,
-        }
-        self._methods = {name: getattr(GradScaler, name) for name in unscaled}
-        for name, method in unscaled.items():
-            setattr(GradScaler, name, method)
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for group, settings in self._settings:
-            group.update(settings)
-        for name, method in self._methods.items():
-            setattr(GradScaler, name, method)
-
-    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if self._last is None or optimizer is self._last:
-            self._seen += [p.grad for p in parameters if p.grad is not None]
-            self.is_reached = True
-            raise StepReached
-        self._gradients = [(parameter, parameter.grad) for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None  # optimizers leave a parameter without gradient alone
-
-    def see_gradients(self) -> None:
-        """Receive the gradients of a run that ended before the step."""
-        groups = [] if self._last is None else self._last.param_groups
-        parameters = [p for group in groups for p in group["params"]]
-        self._seen += [p.grad for p in parameters if p.grad is not None]
-
-    def _after(self, *_: object) -> None:
-        for parameter, gradient in self._gradients:
-            parameter.grad = gradient
 
 
 @dataclass(frozen=True)
@@ -213,12 +137,11 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     if not loops:
         raise NoLoopError(f"no loop encloses line {frame.f_lineno}")
     loop = loops[-1]
-    loop.body = _without_counting(loop.body, frame.f_lineno)
-    reached = loop.body
+    step = position_of(frame)
+    loop.body = _without_counting(loop.body, step)
     if not is_earlier:
         loop.body = _without_fetching(loop.body, frame.f_locals)
-        reached = [node for node in loop.body if node.lineno <= frame.f_lineno]
-    _refuse_effects(reached, frame.f_locals, frame.f_globals)
+    _refuse_effects(loop.body, frame.f_locals, frame.f_globals, None if is_earlier else step)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
@@ -250,7 +173,7 @@ def has_loop(frame: FrameType) -> bool:
         return False
 
 
-def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
+def _without_counting(body: list[ast.stmt], step: Position) -> list[ast.stmt]:
     """Leave out the counters that were already increased, such as `self.updates += 1`.
 
     A loop that learns only at every second count would otherwise not learn in a second run.
@@ -261,7 +184,7 @@ def _without_counting(body: list[ast.stmt], line: int) -> list[ast.stmt]:
             isinstance(node, ast.AugAssign)
             and isinstance(node.target, (ast.Name, ast.Attribute))
             and isinstance(node.value, ast.Constant)
-            and node.lineno < line
+            and is_reached(node, step)
         )
 
     return [node for node in body if not is_counted(node)]
@@ -297,10 +220,22 @@ def _refuse_effects(
     body: Sequence[ast.stmt],
     variables: Mapping[str, object] | None = None,
     outer: Mapping[str, object] | None = None,
+    step: Position | None = None,
 ) -> None:
+    """Raise an exception if a body does more than compute before a step that ends its run.
+
+    Args:
+        body: statements.
+        variables: of the frame.
+        outer: variables of its module.
+        step: where that step is called; None if the body runs to its end.
+
+    Raises:
+        CannotRunAgainError: it does more.
+    """
     own = _assigned_names(body)  # made again by a second run
     scope = Scope(variables or {}, outer or {}, frozenset(own))
-    for node in (each for statement in body for each in _reached(statement, variables or {})):
+    for node in (each for each in _reached(ast.Module([*body], []), variables or {}, step)):
         if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")
         if has_effect(node, scope):
@@ -345,14 +280,27 @@ def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
     }
 
 
-def _reached(node: ast.AST, variables: Mapping[str, object]) -> Iterator[ast.AST]:
-    """Yield a node and all in it, without branches whose condition, a plain attribute, is false."""
+def _reached(
+    node: ast.AST, variables: Mapping[str, object], step: Position | None
+) -> Iterator[ast.AST]:
+    """Yield a node and all in it that runs.
+
+    Those are no statements behind the step, and no branches whose condition, a plain attribute, is
+    false. What ends a `try` runs in any case.
+    """
     yield node
     children = list(ast.iter_child_nodes(node))
     if isinstance(node, ast.If) and _is_false(node.test, variables):
         children = list(node.orelse)
     for child in children:
-        yield from _reached(child, variables)
+        until = None if child in _endings(node) else step
+        if until is None or not isinstance(child, ast.stmt) or is_reached(child, until):
+            yield from _reached(child, variables, until)
+
+
+def _endings(node: ast.AST) -> Sequence[ast.AST]:
+    """Return the statements that run where an exception leaves a `try`."""
+    return [*node.handlers, *node.finalbody] if isinstance(node, ast.Try) else ()
 
 
 def _is_false(test: ast.expr, variables: Mapping[str, object]) -> bool:

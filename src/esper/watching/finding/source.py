@@ -7,6 +7,8 @@ does.
 import ast
 import functools
 import inspect
+import itertools
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from types import FrameType
@@ -17,6 +19,8 @@ from esper.leyline.text.source_lines import source_lines
 Loop = ast.For | ast.While
 #: When a variable last got its value. Later ones compare greater.
 _When = tuple[int, int, int, int]
+#: Line and column, in bytes, of source code.
+Position = tuple[int, int]
 _BEFORE: _When = (-1, 0, 0, 0)  # an argument, or a variable of another scope
 
 
@@ -25,7 +29,7 @@ class NoSourceError(EsperError):
 
 
 def tree_of(frame: FrameType) -> ast.Module:
-    """Return the parsed source of a frame's function, or of its script, with its own line numbers.
+    """Return the parsed source of a frame's function, or of its script, with its own positions.
 
     Raises:
         NoSourceError: there is none, or it cannot be parsed.
@@ -37,12 +41,36 @@ def tree_of(frame: FrameType) -> ast.Module:
             lines, first = inspect.getsourcelines(frame.f_code)
     except (OSError, TypeError):
         raise NoSourceError(f"{frame.f_code.co_filename} has no source") from None
+    text = "".join(lines)
+    dedented = textwrap.dedent(text)
     try:
-        tree = ast.parse(textwrap.dedent("".join(lines)))
+        tree = ast.parse(dedented)
     except SyntaxError as error:
         raise NoSourceError(f"its source cannot be parsed: {error.msg}") from None
     ast.increment_lineno(tree, first - 1)
+    indent = len(text.partition("\n")[0]) - len(dedented.partition("\n")[0])
+    for node in ast.walk(tree) if indent else ():
+        if isinstance(node, (ast.stmt, ast.expr)):
+            node.col_offset += indent
+            node.end_col_offset = (node.end_col_offset or 0) + indent
     return tree
+
+
+def position_of(frame: FrameType) -> Position:
+    """Return the line and the column of the call that a frame is in.
+
+    Without columns, all that stands on the line counts as reached.
+    """
+    positions = itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None)
+    line, _, column, _ = next(positions, (None, None, None, None))
+    if line is None or column is None:
+        return frame.f_lineno, sys.maxsize
+    return line, column
+
+
+def is_reached(statement: ast.stmt, position: Position) -> bool:
+    """Return whether a statement of a loop's body began before or at a position in it."""
+    return (statement.lineno, statement.col_offset) <= position
 
 
 def loops_around(tree: ast.AST, line: int) -> list[Loop]:
@@ -155,12 +183,16 @@ def _is_one_call(value: ast.expr | None) -> bool:
 
 
 def _statement_at(file: str, line: int) -> ast.stmt | None:
+    """Return the innermost statement at a line; None if there is none, or several."""
     covering = [
         statement
         for statement in _statements(file, tuple(source_lines(file)))
         if statement.lineno <= line <= (statement.end_lineno or statement.lineno)
     ]
-    return max(covering, key=lambda statement: statement.lineno, default=None)
+    last = max((one.lineno for one in covering), default=0)
+    innermost = [one for one in covering if one.lineno == last]
+    simple = [one for one in innermost if not hasattr(one, "body")] or innermost
+    return simple[0] if len(simple) == 1 else None
 
 
 def _target_of(statement: ast.stmt | None) -> str:

@@ -1,0 +1,113 @@
+"""Keeps optimizers from stepping while a minibatch is repeated, and ends the repetition."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import optimizer as torch_optimizer
+
+
+class StepReached(BaseException):
+    """Ends a second run at the optimizer's step. Not an Exception, so that no loop catches it."""
+
+
+class StepsLeftOut:
+    """While it is open, no optimizer of the process takes a step, and no loss is scaled.
+
+    The steps that a minibatch made before it broke, such as those of a critic before its actor,
+    have been taken already; their second call does nothing.
+
+    Args:
+        last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
+        seen: receives the gradients that this step would use.
+        known: optimizers whose settings, such as the learning rate, are put back at the end.
+        ends_at_backward: whether the run ends after its first backward pass: no optimizer is known,
+            and the loop may change the weights itself.
+
+    Attributes:
+        is_reached: whether the run came to that step.
+    """
+
+    def __init__(
+        self,
+        last: torch.optim.Optimizer | None,
+        seen: list[Tensor],
+        known: Iterable[torch.optim.Optimizer] = (),
+        *,
+        ends_at_backward: bool = False,
+    ) -> None:
+        self._last = last
+        self._ends_at_backward = ends_at_backward
+        self._of_autograd = {name: vars(torch.autograd)[name] for name in ("backward", "grad")}
+        self.is_reached = False
+        self._settings = [(group, dict(group)) for one in known for group in one.param_groups]
+        self._seen = seen
+        self._gradients: list[tuple[Tensor, Tensor | None]] = []
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> None:
+        self._handles = [
+            torch_optimizer.register_optimizer_step_pre_hook(self._before),
+            torch_optimizer.register_optimizer_step_post_hook(self._after),
+        ]
+        if self._ends_at_backward:
+            vars(torch.autograd).update(backward=self._backward, grad=self._grad)
+        # Without its scale, whatever is not finite did not come from a loss scale that is too high.
+
+        def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+            self._before(optimizer)
+            self._after()
+
+        unscaled: dict[str, Callable[..., Any]] = {
+            "scale": lambda _scaler, outputs: outputs,
+            "unscale_": lambda *_: None,
+            "step": step,
+            "update": lambda *_: None,
+        }
+        self._methods = {name: getattr(GradScaler, name) for name in unscaled}
+        for name, method in unscaled.items():
+            setattr(GradScaler, name, method)
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        if self._ends_at_backward:
+            vars(torch.autograd).update(self._of_autograd)
+        for group, settings in self._settings:
+            group.update(settings)
+        for name, method in self._methods.items():
+            setattr(GradScaler, name, method)
+
+    def _backward(self, *args: Any, **kwargs: Any) -> None:
+        self._of_autograd["backward"](*args, **kwargs)
+        self.see_gradients()
+        raise StepReached
+
+    def _grad(self, *args: Any, **kwargs: Any) -> Any:
+        gradients = self._of_autograd["grad"](*args, **kwargs)
+        if kwargs.get("create_graph"):  # a part of the loss
+            return gradients
+        self._seen += [one for one in gradients if one is not None]
+        raise StepReached
+
+    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self._last is None or optimizer is self._last:
+            self._seen += [p.grad for p in parameters if p.grad is not None]
+            self.is_reached = True
+            raise StepReached
+        self._gradients = [(parameter, parameter.grad) for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None  # optimizers leave a parameter without gradient alone
+
+    def see_gradients(self) -> None:
+        """Receive the gradients of a run that ended before the step."""
+        groups = [] if self._last is None else self._last.param_groups
+        parameters = [p for group in groups for p in group["params"]]
+        self._seen += [p.grad for p in parameters if p.grad is not None]
+
+    def _after(self, *_: object) -> None:
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
