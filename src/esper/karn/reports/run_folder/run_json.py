@@ -39,7 +39,6 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
         "task": run.task,
         "library": run.library,
         "seed": run.rng_seed,
-        "world_size": run.world_size,
         "started_at": run.started_at,
         "update": run.update,
         "episodes_done": run.episodes_done,
@@ -65,6 +64,7 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
         "incidents": run.incidents,
         "note": run.note,
         "settings": run.settings,
+        "world_size": run.world_size,
     }
 
 
