@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from esper.karn.sanctum.fold.incident_ledger import CAPSULE_GONE
+from esper.karn.sanctum.fold.ranks.one_per_fault import FaultPlace, fault_place, one_per_fault
 from esper.karn.store.errors import RunStoreError
+from esper.karn.store.rank_folders import rank_folder, rank_folders, run_of_rank_folder
 from esper.karn.store.reading.completeness import Completeness
 from esper.karn.store.run_directory import find_run
 from esper.leyline.files.incident_files import Incident, list_incidents
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from esper.simic.command_progress import CommandProgress, NoProgress
     from esper.simic.replay.replaying import Replay
 
+#: Rank, row, what its update saw, and where it was seen first.
+_Listed = tuple[int, dict[str, Any], "Sequence[NonfiniteSighting]", FaultPlace]
 #: At most as many incidents without a capsule are listed, the newest ones.
 _INCIDENTS_LISTED = 1000
 
@@ -63,27 +67,54 @@ def incidents_of(run: Path) -> IncidentList:
             raise
         recorded = []
         completeness = Completeness(unreadable=str(error))
-    listed = _listing(kept, recorded)
+    listed = [(0, *one) for one in _listing(kept, recorded)]
+    if frame.ranks:
+        listed += _of_other_ranks(run, frame.snapshot.tamiyo.evidence)
+        listed = _one_per_fault(listed)
     return IncidentList(
-        rows=[row for row, _ in listed],
-        sightings=[sightings for _, sightings in listed],
+        rows=[row for _, row, _, _ in listed],
+        sightings=[sightings for _, _, sightings, _ in listed],
         not_listed=max(0, known - len(listed)),
         completeness=completeness,
     )
 
 
+def _of_other_ranks(run: Path, evidence: "Sequence[Evidence]") -> "list[_Listed]":
+    """Return the incidents of all ranks but the first; a store that cannot be read has none."""
+    listed: list[_Listed] = []
+    for rank, folder in rank_folders(run).items():
+        own = [row for row in evidence if row.first_rank == rank]
+        try:
+            recorded = _recorded_incidents(folder, own)
+        except RunStoreError:  # the run's completeness says so
+            recorded = []
+        listed += [(rank, *one) for one in _listing(list_incidents(folder), recorded)]
+    return listed
+
+
+def _one_per_fault(listed: "list[_Listed]") -> "list[_Listed]":
+    """Return one incident for each fault of a run with ranks: where it began."""
+
+    def with_others(rank: int, one: "_Listed", others: tuple[int, ...]) -> "_Listed":
+        one[1].update(rank=rank, also_in=list(others))
+        return one
+
+    given = [(one[0], int(one[1]["update"]), one[3], one) for one in listed]
+    return one_per_fault(given, with_others)
+
+
 def _listing(
     kept: "Sequence[Incident]",
     recorded: "Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]]",
-) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]]":
-    """Return every incident of a run as plain values, and what its update saw.
+) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting], FaultPlace]]":
+    """Return every incident of a store as plain values, what its update saw, and where first.
 
     Args:
         kept: the incidents that have a capsule.
         recorded: the incidents in the run's events, each with what its update saw.
     """
     events = {event.number: event for event, _ in recorded}
-    listed: list[tuple[dict[str, Any], Sequence[NonfiniteSighting]]] = [
+    listed: list[tuple[dict[str, Any], Sequence[NonfiniteSighting], FaultPlace]] = [
         (
             {
                 "number": incident.number,
@@ -96,6 +127,7 @@ def _listing(
                 **_origin(events.get(incident.number)),
             },
             incident.sightings,
+            fault_place(incident.sightings),
         )
         for incident in kept
     ]
@@ -112,11 +144,13 @@ def _listing(
                 **_origin(event),
             },
             sightings,
+            fault_place(event.sightings),
         )
         for event, sightings in {one[0].number: one for one in recorded}.values()
         if event.number not in {one.number for one in kept}
     ]
-    for row, sightings in listed:
+    for row, sightings, _ in listed:
+        row["rank"], row["also_in"] = None, []  # of a run of one process
         row["sightings"] = [_sighting(one) for one in sightings]
         # Whether drills alone caused what the update saw.
         row["planted"] = all(one.planted for one in sightings) and bool(sightings)
@@ -190,6 +224,23 @@ def _seen_first_in(evidence: "Sequence[Evidence]", update: int) -> "list[Nonfini
     ]
 
 
+def _name_of(folder: Path) -> str:
+    """Return the name of the run that a folder of it, or of a rank in it, belongs to."""
+    within = run_of_rank_folder(folder.resolve())
+    return folder.resolve().name if within is None else within[0].name
+
+
+def _folder_of(run: Path, number: int | None, update: int | None) -> Path:
+    """Return the folder of the rank that recorded an incident; the run's own if it has no ranks."""
+    if not rank_folders(run):
+        return run
+    for row in incidents_of(run).rows:
+        is_meant = number in (None, row["number"]) and update in (None, row["update"])
+        if is_meant and row["kept"]:
+            return rank_folder(run, row["rank"] or 0)
+    return run
+
+
 @dataclass(frozen=True)
 class ReplayedIncident:
     """An incident and the result of its replay.
@@ -241,14 +292,15 @@ def replay_incident(
 
     if reference is not None and (Path(reference).expanduser() / CAPSULE_NAME).is_file():
         incident = incident_at(Path(reference).expanduser().resolve())
-        run_name = incident.path.parent.parent.name
+        run_name = _name_of(incident.path.parent.parent)
     else:
         run = find_run(run_dir, reference)
+        run = _folder_of(run, number, update)
         if not list_incidents(run):
             found = incidents_of(run)
             if not found.rows and found.completeness.doubt is None:
                 raise IncidentError(f"{run.name} has no incidents: every update was finite")
-        incident, run_name = find_incident(run, number, update), run.resolve().name
+        incident, run_name = find_incident(run, number, update), _name_of(run)
 
     with progress:
         values = read_values(incident.path)

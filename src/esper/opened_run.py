@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esper.incident_reports import incidents_of
+from esper.karn.sanctum.fold.ranks.rank_state import RankState
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.sanctum.schema import Evidence, FirstSighting, SanctumSnapshot
@@ -43,6 +44,8 @@ class Run:
             place.
         doubt: why lights that are not on are unknown; None if they are known to be off.
         snapshot: all data that Sanctum shows.
+        ranks: the processes that train together, each with its status, machine, device and what is
+            missing of it; empty for a run of one process.
     """
 
     path: Path
@@ -52,6 +55,7 @@ class Run:
     evidence: tuple[Evidence, ...]
     doubt: str | None
     snapshot: SanctumSnapshot
+    ranks: tuple[RankState, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -185,6 +189,7 @@ def _opened(path: Path, frame: Frame) -> Run:
         evidence=tamiyo.evidence,
         doubt=doubt,
         snapshot=frame.snapshot,
+        ranks=frame.ranks,
     )
 
 

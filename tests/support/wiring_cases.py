@@ -222,6 +222,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
         also=lambda w: w.emit(Notice(level="info", text="something singular")),
         read=lambda log: log[-1].text,
     ),
+    "TELE-126": at_start("world_size", 3, "ranks 3"),
     "TELE-125": Case(("a traceback",), "a traceback", printed="a traceback\n"),
     "TELE-138": Case(
         7,
@@ -315,7 +316,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
             read=lambda evidence: astuple(evidence[0])[:12],
         ),
         Case(
-            ("acting", 3, 7, "", "acting", "", 5, (), False, False),
+            ("acting", 3, 7, "", "acting", "", 5, (), False, False, None, ()),
             "while acting, host 4, step 7, in 5 steps, not reproduced",
             number=7,
             update=light("+inf", count=5, reproduced=False, **ACTING),

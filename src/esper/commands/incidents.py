@@ -71,13 +71,17 @@ def _lines(row: dict[str, Any], sightings: "Sequence[NonfiniteSighting]") -> lis
 
     from esper.leyline.telemetry import IncidentOrigin
     from esper.leyline.text.origin_words import no_origin_words, origin_words
+    from esper.leyline.text.rank_words import ranks_words
     from esper.leyline.text.sighting_words import sighting_lines
 
     size = f"{row['size'] / 2**20:.1f} MiB" if row["kept"] else "not kept"
     reason = f": {row['reason']}" if row["reason"] else ""
     is_explained = row["origin"] is not None or row["no_origin"]
     what = f", {size}{reason}" if row["kept"] or not is_explained else ""
-    lines = _wrapped(f"{row['number']:4}  update {row['update']}{what}")
+    rank = "" if row["rank"] is None else f", rank {row['rank']}"
+    if row["also_in"]:
+        rank += f" (also seen in {ranks_words(row['also_in'])})"
+    lines = _wrapped(f"{row['number']:4}  update {row['update']}{rank}{what}")
     if row["origin"] is not None:
         origin = convert(row["origin"], IncidentOrigin)
         lines += _wrapped(f"{'':{_INDENT}}{origin_words(origin)}")

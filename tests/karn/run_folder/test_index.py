@@ -19,6 +19,7 @@ from esper.karn.reports.run_catalogue import RunCatalogue, list_runs
 from esper.karn.reports.run_folder.index_file import INDEX_NAME, read_index, write_index
 from esper.karn.reports.run_folder.run_summary import summary_of
 from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.sanctum.following.store_follower import StoreFollower
 from esper.karn.store.run_store import RunWriter, create_run
 from esper.leyline.telemetry import IncidentRecorded
 
@@ -170,13 +171,13 @@ def test_a_live_run_is_read_on_from_its_digest(sweep, payloads, monkeypatch):
         digest = read_index(sweep)["19700131-000000-live"].digest
         writer.emit(payloads.update(30), durable=True)
         read = []
-        apply = run_catalogue.RunFollower._begin_with_digest
+        apply = StoreFollower._begin_with_digest
 
         def noted(self, newest):
             apply(self, newest)
             read.append((self._directory.name, self._cursor))
 
-        monkeypatch.setattr(run_catalogue.RunFollower, "_begin_with_digest", noted)
+        monkeypatch.setattr(StoreFollower, "_begin_with_digest", noted)
         again = list_runs(sweep)[-1]
 
     assert len(digest.ids) <= 6

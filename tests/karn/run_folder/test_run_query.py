@@ -14,7 +14,7 @@ from esper.karn.store.liveness import StatusKind
 
 _FIELDS = (
     "run path status reason name task library seed started_at update episodes_done episodes "
-    "score best_score lit lit_by_drills first_light doubt incidents note settings"
+    "score best_score lit lit_by_drills first_light doubt incidents note settings world_size"
 )
 
 

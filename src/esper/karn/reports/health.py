@@ -12,6 +12,7 @@ from rich.text import Text
 from esper.karn.reports.evidence_rows import EVIDENCE_HEADINGS, evidence_cells
 from esper.karn.reports.fail_on import FAIL_KINDS, LATCH_KINDS
 from esper.karn.reports.incident_advice import advice_lines, advice_on, where_it_began
+from esper.karn.reports.rank_rows import rank_lines, ranks_as_json
 from esper.karn.reports.report_lines import (
     LEVEL_STYLES,
     LIT_STYLE,
@@ -137,6 +138,7 @@ def health_as_json(health: RunHealth) -> dict[str, Any]:
                 "part": seen.part or None,
                 "reproduced": seen.reproduced,
                 "planted": seen.planted,
+                "rank": seen.rank,
             }
             for seen in tamiyo.first
         ],
@@ -156,6 +158,8 @@ def health_as_json(health: RunHealth) -> dict[str, Any]:
             "kept": done.incidents - done.incidents_not_kept,
             "not_kept": done.incidents_not_kept,
         },
+        # null: one process trains.
+        "ranks": ranks_as_json(frame.ranks),
     }
 
 
@@ -174,6 +178,8 @@ def _evidence_report(row: Evidence) -> dict[str, Any]:
             "step": row.first_step,
             "other_hosts": list(row.other_hosts),
             "part": row.first_part or None,
+            "rank": row.first_rank,
+            "other_ranks": list(row.other_ranks),
         },
         "last": {
             "update": row.last_update,
@@ -224,6 +230,7 @@ def _state(health: RunHealth, verdict: Verdict) -> Iterator[Text]:
         heading.append(f"  {frame.status.sentence}", style="dim")
     yield whole(heading)
     yield whole(Text(_how_far(frame.snapshot)))
+    yield from map(whole, rank_lines(frame.ranks))
     done = frame.snapshot.interventions
     yield from map(Text, _interventions(done, is_watched=run.is_watched))
     for incident in _explained(frame.snapshot.incidents):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from esper.karn.reports.run_commands import run_command
 from esper.karn.sanctum.schema import IncidentState
+from esper.karn.store.rank_folders import rank_folder
 from esper.leyline.text.origin_words import no_origin_words, origin_words
 
 
@@ -43,7 +44,8 @@ def advice_on(run: Path, incidents: Sequence[IncidentState]) -> IncidentAdvice |
     for incident in kept:
         if incident.can_be_repeated:
             number = () if incident is kept[0] else (incident.number,)  # the first by default
-            return IncidentAdvice("replay", run_command(run, "esper", "replay", more=number))
+            folder = run if incident is kept[0] else rank_folder(run, incident.rank or 0)
+            return IncidentAdvice("replay", run_command(folder, "esper", "replay", more=number))
     command = incidents_command(run)
     if not kept:
         return IncidentAdvice("incidents", command, incidents[0].reason)

@@ -1,4 +1,4 @@
-"""Records of the run as a whole (TELE-101 to TELE-114, TELE-120)."""
+"""Records of the run as a whole (TELE-101 to TELE-114, TELE-120, TELE-126)."""
 
 from typing import Final
 
@@ -297,5 +297,23 @@ RUN_RECORDS: Final = (
         when="after every step",
         priority="P1",
         companions=("TELE-104", "TELE-107"),
+    ),
+    run_record(
+        126,
+        "World Size",
+        "How many processes train together in this run?",
+        "Ranks of a distributed training, each of which records in a store of its own. Fewer than "
+        "that are shown as training where some are gone, are silent or have not come yet.",
+        payload="RunStarted.world_size",
+        handler="_handle_run_started",
+        snapshot="world_size",
+        label="ranks",
+        source="esper.karn.store.rank_folders:rank_of_environment",
+        emission="esper.recording.run_recorder:RunRecorder",
+        type_="int",
+        unit="processes",
+        range_="1 upwards",
+        default="1",
+        priority="P1",
     ),
 )

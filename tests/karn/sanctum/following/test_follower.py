@@ -117,7 +117,7 @@ def test_following_from_the_start_gives_what_attaching_gives(follow, run, payloa
 
 
 def test_a_poll_takes_in_a_bounded_number_of_events(run, payloads, monkeypatch):
-    monkeypatch.setattr("esper.karn.sanctum.following.follower.EVENTS_PER_POLL", 100)
+    monkeypatch.setattr("esper.karn.sanctum.following.store_follower.EVENTS_PER_POLL", 100)
     with RunWriter(run) as writer:
         for number in range(250):
             writer.emit(Notice(level="info", text=str(number)))

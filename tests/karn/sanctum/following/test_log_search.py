@@ -116,7 +116,7 @@ def whole_log(directory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LogBook, "__init__", make_endless)
-        patch.setattr("esper.karn.sanctum.following.follower.first_that_counts", lambda *_: 1)
+        patch.setattr("esper.karn.sanctum.following.store_follower.first_that_counts", lambda *_: 1)
         return snapshot_of(directory).log
 
 

@@ -58,11 +58,13 @@ def _run_as_json(run: RunSummary) -> dict[str, Any]:
             "name": first.name,
             "update": first.update,
             "drill": first.planted,
+            "rank": first.rank,
         },
         "doubt": run.doubt.sentence,
         "incidents": run.incidents,
         "note": run.note,
         "settings": run.settings,
+        "world_size": run.world_size,
     }
 
 

@@ -22,6 +22,7 @@ class FirstLight:
     name: str  # of the head or group
     update: int
     planted: bool  # whether only drills lit it
+    rank: int | None = None  # that saw it; None in a run of one process
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class RunSummary:
     library: str = ""  # that trains a watched run; empty for Esper's own agent
     is_stalled: bool = False  # whether no weight moved for several updates at any time
     rng_seed: int | None = None
+    world_size: int = 1  # processes that train together
     first_light: FirstLight | None = None  # None if none is on, or its place is not known
     #: Of the last start or resume. Not compared: a summary with other settings has other figures.
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -107,6 +109,7 @@ def summary_of(directory: Path, frame: Frame) -> RunSummary:
             for name in _lit(tamiyo.planted(light))
         ),
         rng_seed=run.seed,
+        world_size=run.world_size,
         first_light=_first_light(tamiyo),
         settings=frame.settings,
     )
@@ -118,7 +121,7 @@ def _first_light(tamiyo: TamiyoState) -> FirstLight | None:
     first = tamiyo.first[0]
     light = light_of(first.kind)
     is_planted = tamiyo.planted(light).get(first.head, False)
-    return FirstLight(LIGHT_WORDS[light], first.head, first.update, is_planted)
+    return FirstLight(LIGHT_WORDS[light], first.head, first.update, is_planted, first.rank)
 
 
 def _lit(latch: Mapping[str, bool]) -> tuple[str, ...]:

@@ -238,6 +238,7 @@ def _view(frame: Frame, now: float) -> View:
         snapshot=frame.snapshot,
         doubt=frame.doubt,
         is_behind=frame.is_behind,
+        ranks=frame.ranks,
     )
 
 

@@ -164,7 +164,7 @@ def evidence_words(row: Evidence) -> str:
     steps = f"in {counted(row.steps, 'step')}" if row.steps else ""
     ranks = "" if row.first_rank is None else ranks_words([row.first_rank])
     if ranks and row.other_ranks:
-        ranks += f" first, then {ranks_words(row.other_ranks)}"
+        ranks += f", also in {ranks_words(row.other_ranks)}"
     return joined(
         ranks,
         first,

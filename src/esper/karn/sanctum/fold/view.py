@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esper.karn.sanctum.fold.doubt import NO_DOUBT, Doubt
+from esper.karn.sanctum.fold.ranks.rank_state import RankState
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.liveness import RunStatus
 from esper.karn.store.run_files.acknowledgements import Acknowledgement
@@ -50,6 +51,7 @@ class View:
     console: tuple[str, ...] = ()  # the last lines of the run's console output
     directory: Path | None = None  # of the run; None while there is none
     plan: Plan | None = None  # until its first event says the same
+    ranks: tuple[RankState, ...] = ()  # in order; empty for a run of one process
 
     @property
     def is_of_script(self) -> bool:

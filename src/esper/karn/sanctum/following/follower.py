@@ -128,12 +128,13 @@ class RunFollower:
         ]
         if not snapshots[0].run.run_id and own.completeness.unreadable is None and size > 1:
             states[0] = missing_rank(0)
+        # A restart may have had fewer ranks: the others of before are not waited for.
+        status = joined_status([one for one in states if one.rank < size])
         begun = snapshot.run.started_at
-        is_starting = begun is not None and now - begun < STARTING_SECONDS
+        is_starting = begun is not None and now - begun < STARTING_SECONDS and not status.is_over
         return Frame(
             snapshot=snapshot,
-            # A restart may have had fewer ranks: the others of before are not waited for.
-            status=joined_status([one for one in states if one.rank < size]),
+            status=status,
             completeness=joined_completeness(
                 states, snapshot.run.damaged_events, is_starting=is_starting
             ),

@@ -28,6 +28,7 @@ from esper.leyline.telemetry import STALLED_UPDATES
 FULL_HEIGHT: Final = 5
 COMPACT_HEIGHT: Final = 3
 _SEPARATOR: Final = "  "
+_TRAINING: Final = (StatusKind.STARTING, StatusKind.LIVE, StatusKind.STUCK)
 _BEFORE: Final = (StatusKind.WAITING, StatusKind.STARTING)
 
 
@@ -115,6 +116,8 @@ def _details(view: View) -> list[tuple[str, str]]:
         fields.append(("task", task))
     if hosts:
         fields.append(("hosts", str(hosts)))
+    if run.world_size > 1:
+        fields.append(("ranks", _ranks(view)))
     if run.device:
         fields.append(("on", run.device))
     if run.seed is not None:
@@ -122,6 +125,16 @@ def _details(view: View) -> list[tuple[str, str]]:
     if run.host_parameters:
         fields.append(("host parameters", count(run.host_parameters)))
     return fields
+
+
+def _ranks(view: View) -> str:
+    """Return how many ranks there are; of a run that goes on, how many of them train if not all."""
+    size = view.snapshot.run.world_size
+    training = sum(one.status.kind in _TRAINING for one in view.ranks if one.rank < size)
+    is_past = view.status.is_over or view.position is not None
+    if is_past or not view.ranks or training >= size:
+        return str(size)
+    return f"{training} of {size}"
 
 
 def _progress(view: View, width: int, palette: Palette) -> Text:
@@ -281,7 +294,8 @@ class RunHeader(Panel, can_focus=False):
         training = snapshot.training
         stalled = training.stalled_latch, training.still_updates >= STALLED_UPDATES
         done = snapshot.interventions
-        return run, done, snapshot.machine, training.time_shares, *stalled, *shown
+        ranks = _ranks(view)
+        return run, done, snapshot.machine, training.time_shares, ranks, *stalled, *shown
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         return render_header(view, width, height, palette)

@@ -13,6 +13,7 @@ from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.heads.incident_view import ReplayState, render_incident
 from esper.karn.sanctum.heads.replaying import ReplayFailedError, replay_command, run_replay
 from esper.karn.sanctum.schema import IncidentState
+from esper.karn.store.rank_folders import rank_folder
 from esper.karn.text.palette import Palette
 
 _TICK_SECONDS: Final = 0.5
@@ -132,4 +133,6 @@ class IncidentPanel(Panel):
         return time.monotonic() - self._started
 
     def _which(self, view: View, incident: IncidentState) -> _Which | None:
-        return None if view.directory is None else (view.directory, incident.number)
+        if view.directory is None:
+            return None
+        return rank_folder(view.directory, incident.rank or 0), incident.number

@@ -13,6 +13,7 @@ from esper.karn.sanctum.schema import Evidence, IncidentState, SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.seen_in_update import seen_in_update
 from esper.karn.text.palette import DARK, Palette
 from esper.leyline.text.origin_words import cause_words
+from esper.leyline.text.rank_words import ranks_words
 from esper.leyline.text.sighting_words import KIND_WORDS, joined, minibatch_words
 from esper.leyline.text.source_paths import short_path
 
@@ -87,6 +88,10 @@ def render_incident(
 def _heading(incident: IncidentState, width: int, palette: Palette) -> list[Text]:
     line = Text(no_wrap=True).append(f"incident {incident.number}", f"bold {palette.ink}")
     line.append(f"  update {incident.update}", palette.muted)
+    if incident.rank is not None:
+        line.append(f"  {ranks_words([incident.rank])}", palette.ink)
+    if incident.also_in:
+        line.append(f", also seen in {ranks_words(incident.also_in)}", palette.muted)
     line.truncate(width, overflow="ellipsis")
     return [line]
 

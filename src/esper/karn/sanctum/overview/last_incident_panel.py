@@ -12,6 +12,7 @@ from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.sanctum.widgets.tamiyo_brain.seen_in_update import seen_in_update
 from esper.karn.text.palette import DARK, Palette
 from esper.leyline.text.plurals import counted
+from esper.leyline.text.rank_words import ranks_words
 
 #: Values that are listed.
 _SEEN: Final = 2
@@ -52,7 +53,8 @@ class LastIncidentPanel(Panel):
             last = incidents[-1]
             number = view.snapshot.interventions.incidents
             of = f" of {number}" if number > 1 else ""
-            self.retitle(f"Incident {last.number}{of}, update {last.update}")
+            rank = "" if last.rank is None else f", {ranks_words([last.rank])}"
+            self.retitle(f"Incident {last.number}{of}, update {last.update}{rank}")
 
     def draw(self, view: View, width: int, height: int, palette: Palette) -> Text:
         lines = render_last_incident(view.snapshot, width, palette)

@@ -25,6 +25,7 @@ from esper.karn.text.light_signs import FIRST_OUT_MARK, LIT, LIT_BY_DRILL, UNKNO
 from esper.karn.text.palette import DARK, Palette
 from esper.leyline.telemetry import GROUPS, STALLED_UPDATES
 from esper.leyline.text.plurals import counted
+from esper.leyline.text.rank_words import ranks_words
 from esper.leyline.text.sighting_words import (
     NOT_REPRODUCED,
     PLANTED,
@@ -109,6 +110,7 @@ def _what(view: View, light: Light, first: FirstSighting | None) -> tuple[str, b
         return f"{LIGHT_WORDS[kind]}, place not known", is_now
     words = joined(
         f"{LIGHT_WORDS[kind]} in {quantity_words(first.quantity, first.part)}",
+        "" if first.rank is None else ranks_words([first.rank]),
         place_words(first.phase, first.host, first.step),
         f"update {first.update}",
         minibatch_words(first.epoch, first.minibatch),

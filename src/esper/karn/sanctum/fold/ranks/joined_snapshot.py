@@ -59,7 +59,6 @@ def _run(base: RunState, runs: Mapping[int, RunState]) -> RunState:
     return replace(
         base,
         heads=heads,
-        world_size=max(one.world_size for one in runs.values()),
         events_lost=sum(one.events_lost for one in runs.values()),
         damaged_events=sum(one.damaged_events for one in runs.values()),
         unknown_events=sum(one.unknown_events for one in runs.values()),

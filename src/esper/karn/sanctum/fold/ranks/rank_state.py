@@ -102,6 +102,9 @@ def _ended(ranks: Sequence[RankState], size: int) -> RunStatus:
         is_same = len({one.status.sentence for one in found}) == 1
         if len(found) == len(ranks) and (is_same or kind is StatusKind.HALTED):
             return RunStatus(first.kind, seconds, first.sentence)  # of a halt, it names the rank
+        if len(found) > 1 and all(one.status.kind is StatusKind.DEAD for one in found):
+            who = ranks_words([one.rank for one in found])
+            return RunStatus(kind, seconds, f"{who} of {size} are gone and reported no end")
         return RunStatus(first.kind, seconds, _named(found, size))
     return ranks[0].status
 
