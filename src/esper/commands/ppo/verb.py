@@ -13,9 +13,11 @@ from esper.commands.data.mirror import add_log_to, mirrored
 from esper.commands.folder.alert import add_alert_config
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
+from esper.karn.store.rank_folders import Rank, rank_of_environment
 from esper.karn.terminal import is_screen
 from esper.launch.alert_process import alert_config, start_alerts
 from esper.launch.mirror_process import check_trackers
+from esper.leyline.errors import EsperError
 from esper.leyline.settings import declared_settings
 from esper.simic.config import TrainingConfig, option_of, setting_names
 
@@ -102,10 +104,12 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
+    rank = rank_of_environment()
+    if not rank.is_alone:
+        return _ppo_as_rank(options, rank)
     check_trackers(options.log_to)
     alerts = alert_config(options.alert_config)
-    given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
-    with _prepared(options, given) as run, mirrored(run.directory, options.log_to) as mirror:
+    with _prepared(options) as run, mirrored(run.directory, options.log_to) as mirror:
         if sentence := start_alerts(run.directory, alerts):
             print_warning(sentence)
         if options.no_sanctum or not is_screen():
@@ -120,8 +124,30 @@ def ppo(options: argparse.Namespace) -> int:
         return code or 0
 
 
-def _prepared(options: argparse.Namespace, given: dict[str, Any]) -> "HeldRun":
+def _ppo_as_rank(options: argparse.Namespace, rank: Rank) -> int:
+    """Train as one of several ranks; only rank 0 prints what is wrong with the options."""
+    from esper.commands.ppo.rank import check_rank_options, train_as_rank
+
+    try:
+        check_rank_options(options, rank)
+        check_trackers(options.log_to)
+        alerts = alert_config(options.alert_config)
+    except EsperError:
+        if rank.rank:
+            return 2
+        raise
+
+    def prepare(before: str) -> "HeldRun":
+        if before:  # torchrun has restarted the ranks: go on with the run of before
+            options.resume, options.name, options.config = before, "", None
+        return _prepared(options)
+
+    return train_as_rank(options, rank, prepare, alerts)
+
+
+def _prepared(options: argparse.Namespace) -> "HeldRun":
     """Return a new run, or the one to resume."""
+    given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
     if options.resume is not None:
         from esper.launch.resume import prepare_resume
 
