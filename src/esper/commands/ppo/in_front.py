@@ -48,7 +48,7 @@ def train_in_front(run: HeldRun, rank: RankStart | None = None) -> int:
             config,
             Several((_on_screen(config.episodes, troubles), log)),
             report_store=Several((errors, log)).say,
-            report_stop=_report_stop,
+            report_stop=report_stop,
             troubles=troubles,
             rank=rank,
         )
@@ -84,7 +84,7 @@ def train_behind(directory: Path, lock: int | None) -> int:
             config,
             log,
             report_store=log.say,
-            report_stop=_report_stop,
+            report_stop=report_stop,
             troubles=troubles,
         )
         if not outcome.is_hurried:
@@ -122,7 +122,8 @@ def console_log(run: Path) -> LogFile:
         raise ConfigError(f"cannot write {run / CONSOLE_NAME}: {error.strerror}") from error
 
 
-def _report_stop(line: str) -> None:
+def report_stop(line: str) -> None:
+    """Print a line from a signal handler."""
     # Not print(), which is not reentrant: the signal may have interrupted one.
     with suppress(OSError):
         os.write(2, f"\n{line}\n".encode())

@@ -8,7 +8,7 @@ from esper.commands.data.mirror import mirrored
 from esper.commands.options import OptionError
 from esper.commands.output import print_warning
 from esper.commands.ppo.ending import end_at_once, exit_code
-from esper.commands.ppo.in_front import console_log, train_in_front
+from esper.commands.ppo.in_front import console_log, report_stop, train_in_front
 from esper.karn.store.rank_folders import Rank
 from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
 from esper.launch.alert_process import start_alerts
@@ -77,7 +77,7 @@ def _train_quietly(run: HeldRun, start: RankStart) -> int:
             config,
             log,
             report_store=log.say,
-            report_stop=lambda _line: None,
+            report_stop=_report_lost,
             troubles=troubles,
             rank=start,
         )
@@ -85,3 +85,9 @@ def _train_quietly(run: HeldRun, start: RankStart) -> int:
     if outcome.is_hurried:
         end_at_once(code)
     return code
+
+
+def _report_lost(line: str) -> None:
+    """Print the line if it says that rank 0 is lost, since rank 0 says everything else."""
+    if line.startswith("rank 0 "):
+        report_stop(line)

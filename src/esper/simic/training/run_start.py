@@ -7,18 +7,49 @@ import psutil
 import torch
 
 from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.tasks.loading import load_task
 from esper.growth.tasks.summary import summary_lines
 from esper.growth.tasks.task import Task
+from esper.leyline.files.checkpoint_file import checkpoint_path, unsealed_sentence
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_CHOICES, SLOT_CHOICES
 from esper.leyline.telemetry import RunStarted
 from esper.leyline.version import VERSION
 from esper.simic.agent.agreement import Agreement
 from esper.simic.agent.ppo import PPOAgent
-from esper.simic.config import TrainingConfig, settings_of
+from esper.simic.config import TrainingConfig, check_same_settings, settings_of
 from esper.simic.ranks.collectives import Ranks
+from esper.simic.training.checkpoint import Checkpoint
+from esper.simic.training.process.stopping import StopRequest
 from esper.simic.training.run_data import check_same_data, read_records, record_data
 from esper.simic.training.run_log import RunLog
 from esper.tamiyo.policy import RecurrentPolicy
+
+
+def load_data(name: str, device: torch.device, log: RunLog, stop: StopRequest) -> Task:
+    """Load the task with this name, and report that, since it may take long.
+
+    Raises:
+        StoppedAtOnce: the user asked to stop at once.
+        All exceptions of `load_task`.
+    """
+    log.write(f"preparing {name} on {device}")
+    log.progress.stage(f"preparing {name}")
+    with stop.interruptible():
+        return load_task(name)
+
+
+def check_checkpoint(
+    config: TrainingConfig, checkpoint: Checkpoint, folder: Path, log: RunLog
+) -> None:
+    """Check that a checkpoint has the settings of the run; warn if it has no digest.
+
+    Raises:
+        ConfigError: a setting differs.
+    """
+    source = f"the checkpoint of update {checkpoint.update}"
+    check_same_settings(config, checkpoint.settings, source)
+    if not checkpoint.is_sealed:
+        log.write(unsealed_sentence(checkpoint_path(folder, checkpoint.update)), "warning")
 
 
 def compare_data(run: Path, task: Task, update: int, log: RunLog) -> None:

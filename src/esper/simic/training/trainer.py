@@ -8,19 +8,15 @@ from pathlib import Path
 import torch
 
 from esper.growth.environment.host_process import HostProcessError
-from esper.growth.tasks.loading import load_task
-from esper.growth.tasks.task import Task
 from esper.leyline.errors import EsperError
 from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
-    checkpoint_path,
-    unsealed_sentence,
 )
 from esper.leyline.telemetry import EpisodesCompleted, RunFinished
 from esper.simic.agent.agreement import ALONE
 from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.figures import UpdateResult
-from esper.simic.config import TrainingConfig, check_same_settings, settings_of
+from esper.simic.config import TrainingConfig, settings_of
 from esper.simic.drill import Injection, parse_injection, scheduled
 from esper.simic.environment import resolve_device
 from esper.simic.ranks.collectives import RankLostError, Ranks
@@ -42,8 +38,10 @@ from esper.simic.training.recovery import Intervention, Recovery
 from esper.simic.training.run_data import change_sentences
 from esper.simic.training.run_log import RunLog
 from esper.simic.training.run_start import (
+    check_checkpoint,
     compare_data,
     describe_task,
+    load_data,
     make_agent,
     run_started,
     start_line,
@@ -156,12 +154,12 @@ class Trainer:
         self._episodes_done = 0
 
         torch.manual_seed(config.rng_seed)
-        self._task = self._load_task()
+        self._task = load_data(config.task, self._device, self._log, stop)
         self._hosts = HostPool(config, self._task, self._device, self._log, stop, ranks)
         folder = run / CHECKPOINTS_NAME
         checkpoint, self._passed_over = load_for_all(folder, self._device, ranks)
         if checkpoint is not None:
-            self._check(checkpoint, folder)
+            check_checkpoint(config, checkpoint, folder, self._log)
         saved_threads = checkpoint.threads if checkpoint else 0
         self._threads = self._hosts.set_threads(config.threads or saved_threads)
         self._agent = make_agent(
@@ -214,17 +212,17 @@ class Trainer:
             if self._is_stop_requested():
                 if not self.checkpoints.has(self._update):
                     self._write_checkpoint()
-                return self._stopped("asked to stop; the run can be resumed")
+                return self._early_ending("stopped", "asked to stop; the run can be resumed")
             try:
                 self._train_batch()
             except HaltedError as halted:
                 return self._ending("halted", str(halted))
             except StoppedAtOnce:
                 self.checkpoints.write_held()
-                if self._stop.lost:
-                    return self._ending("failed", f"{self._stop.lost}; the current batch is lost")
-                return self._stopped(
-                    "asked to stop; the current batch is lost; the run can be resumed"
+                why = self._stop.lost or "asked to stop"
+                status = "failed" if self._stop.lost else "stopped"
+                return self._early_ending(
+                    status, f"{why}; the current batch is lost; the run can be resumed"
                 )
         idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
         return self._ending("finished", "; ".join(idle))
@@ -404,21 +402,6 @@ class Trainer:
 
     # The start of a run
 
-    def _load_task(self) -> Task:
-        name = self._config.task
-        self._log.write(f"preparing {name} on {self._device}")
-        self._progress.stage(f"preparing {name}")
-        with self._stop.interruptible():
-            return load_task(name)
-
-    def _check(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """Check that a checkpoint has the settings of the run; warn if it has no digest."""
-        source = f"the checkpoint of update {checkpoint.update}"
-        check_same_settings(self._config, checkpoint.settings, source)
-        if not checkpoint.is_sealed:
-            path = checkpoint_path(folder, checkpoint.update)
-            self._log.write(unsealed_sentence(path), "warning")
-
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint, with the drills that were still due in it."""
         self._agent.load_state_dict(checkpoint.agent)
@@ -454,9 +437,9 @@ class Trainer:
 
     # The end of a run
 
-    def _stopped(self, reason: str) -> RunFinished:
-        self._progress.say(f"stopped: {reason}")
-        return self._ending("stopped", reason)
+    def _early_ending(self, status: str, reason: str) -> RunFinished:
+        self._progress.say(f"{status}: {reason}")
+        return self._ending(status, reason)
 
     def _ending(self, status: str, reason: str) -> RunFinished:
         if not self.checkpoints.has(self._update) and self.checkpoints.has_failed:
