@@ -39,7 +39,11 @@ def add_ppo(verbs: Any) -> None:
     parser.add_argument(
         "--no-sanctum", action="store_true", help="print plain progress and do not open Sanctum"
     )
-    parser.add_argument("--resume", metavar="RUN", help="resume a run: an id, a name or a path")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="resume a run: an id, a name or a path; auto: the newest run of --name, or a new one",
+    )
     parser.add_argument(
         "--force",
         action="store_true",
@@ -104,9 +108,22 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
-    rank = rank_of_environment()
-    if not rank.is_alone:
-        return _ppo_as_rank(options, rank)
+    from esper.launch.resume import RunCompleteError
+    from esper.launch.resume_auto import AUTO
+
+    try:
+        rank = rank_of_environment()
+        return _ppo(options) if rank.is_alone else _ppo_as_rank(options, rank)
+    except RunCompleteError as error:
+        if options.resume != AUTO:
+            raise
+        # What a scheduler started once more than needed has not failed.
+        print_warning(str(error))
+        return 0
+
+
+def _ppo(options: argparse.Namespace) -> int:
+    """Train in this process, or in one behind Sanctum."""
     check_trackers(options.log_to)
     alerts = alert_config(options.alert_config)
     with _prepared(options) as run, mirrored(run.directory, options.log_to) as mirror:
@@ -146,8 +163,25 @@ def _ppo_as_rank(options: argparse.Namespace, rank: Rank) -> int:
 
 
 def _prepared(options: argparse.Namespace) -> "HeldRun":
-    """Return a new run, or the one to resume."""
+    """Return a new run, or the one to resume.
+
+    Raises:
+        RunCompleteError: the run has trained all its episodes.
+        EsperError: the run cannot be created or resumed.
+    """
     given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
+    from esper.launch.resume_auto import AUTO, prepare_newest
+
+    if options.resume == AUTO:
+        return prepare_newest(
+            options.run_dir,
+            given,
+            config_file=options.config,
+            name=options.name,
+            report=print_warning,
+            force=options.force,
+            data_changed=options.data_changed,
+        )
     if options.resume is not None:
         from esper.launch.resume import prepare_resume
 

@@ -47,6 +47,12 @@ class HostPool:
         self._hosts: DividedHosts | None = None
         self._silent: set[int] = set()  # ids of processes that do not answer
         self.update = 1  # the current update, for reports
+        if ranks is not None and (idle := ranks.world_size - config.num_envs) > 0:
+            log.say(
+                f"{idle} of {ranks.world_size} ranks have no hosts: give --envs "
+                f"{ranks.world_size} or more",
+                "warning",
+            )
 
     def hosts(self, num_hosts: int) -> DividedHosts:
         """Return the hosts of this process in a batch of that many.

@@ -39,7 +39,7 @@ def report_births(
         for rank in range(1, ranks.world_size):
             only_there = [each for each in by_rank[rank] if key_of(each) not in keys[0]]
             for words in sighting_lines(only_there):
-                log.say(f"NON-FINITE  update {update}, {ranks.names[rank]}: {words}", "error")
+                log.progress.say(f"NON-FINITE  update {update}, {ranks.names[rank]}: {words}")
     return next((rank for rank, known in enumerate(keys) if key_of(seen[0]) in known), 0)
 
 
