@@ -40,6 +40,7 @@ from esper.simic.telemetry.emitters import (
     emit_episodes,
     emit_ppo_update_event,
     emit_step,
+    read_decision,
 )
 from esper.simic.telemetry.nonfinite import HEAD_QUANTITIES, SHARED_QUANTITIES
 from esper.tamiyo.acting import Decision, active_heads
@@ -96,7 +97,7 @@ def emit_everything(writer: RunWriter, payloads: Any, case: Case) -> None:
         "fossilized": np.zeros(HOSTS, np.int64),
     }
     for step in (1, 2):
-        emit_decisions(writer, decision(case.decided), update=case.number, step=step)
+        emit_decisions(writer, read_decision(decision(case.decided)), update=case.number, step=step)
         emit_step(
             writer,
             info | case.step,

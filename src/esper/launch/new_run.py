@@ -18,6 +18,22 @@ from esper.simic.config import (
 )
 
 
+def given_settings(given: Mapping[str, Any], config_file: Path | None) -> TrainingConfig:
+    """Return the settings of a new run.
+
+    Args:
+        given: settings by name; they override the settings file.
+        config_file: a settings file; None for the defaults.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+    """
+    config = TrainingConfig()
+    if config_file is not None:
+        config = updated_by_file(config, config_file)
+    return updated_by_options(config, given)
+
+
 def prepare_run(
     run_dir: Path, name: str, given: Mapping[str, Any], config_file: Path | None
 ) -> HeldRun:
@@ -33,10 +49,7 @@ def prepare_run(
         ConfigError: a setting is unknown or out of range, or the directory cannot be created.
         UnknownTaskError, InvalidTaskError: the task or its data cannot be used.
     """
-    config = TrainingConfig()
-    if config_file is not None:
-        config = updated_by_file(config, config_file)
-    config = updated_by_options(config, given)
+    config = given_settings(given, config_file)
     check_settings(config, given)
     load_fingerprint(config)
     # The number of environments is written out, so that it stays the same when a resume adds

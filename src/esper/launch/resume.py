@@ -16,6 +16,7 @@ from esper.leyline.files.checkpoint_file import (
     newest_whole,
     unsealed_sentence,
 )
+from esper.leyline.task_names import parse_task_name
 from esper.leyline.text.plurals import counted
 from esper.run_lock import HeldRun
 from esper.simic.config import (
@@ -33,6 +34,10 @@ from esper.simic.training.run_data import DataRecord, check_same_data, read_reco
 
 #: Status of a run that ended regularly; with all episodes trained, there is nothing to resume.
 _ENDED = (StatusKind.FINISHED, StatusKind.STOPPED, StatusKind.HALTED)
+
+
+class RunCompleteError(ConfigError):
+    """The run has trained all its episodes; the message says how to train more."""
 
 
 def prepare_resume(
@@ -62,9 +67,12 @@ def prepare_resume(
     Raises:
         RunNotFoundError: there is no such run.
         CheckpointError: the run has checkpoints, and all of them are damaged.
-        ConfigError: the run is watched, is being trained or is complete, its config is damaged, a
-            setting cannot change, or the data of its task has changed.
+        RunCompleteError: the run has trained all its episodes.
+        ConfigError: the run is watched or is being trained, its config is damaged, a setting cannot
+            change, or the data of its task has changed.
     """
+    if "task" in given:  # a run records the absolute path of its data
+        given = {**given, "task": parse_task_name(given["task"]).absolute}
     run = find_run(run_dir, reference)
     check_store_path(run)
     if library := watched_library(run):
@@ -148,7 +156,7 @@ def _check_against_checkpoint(
             raise ConfigError(f"--inject {drill}: update {update} of {run.name} is done already")
     # A run that was killed after its last update still has to be ended in order.
     if done >= config.episodes and _status(run) in _ENDED:
-        raise ConfigError(
+        raise RunCompleteError(
             f"{run.name} has trained {counted(done, 'episode')} already; "
             "give a larger --episodes to train more"
         )

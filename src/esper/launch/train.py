@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from esper.karn.store.writing.run_writer import RunWriter
+from esper.launch.among_ranks import RankStart
 from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME, checkpoints_in, newest_whole
 from esper.leyline.telemetry import Notice, RunFinished
 from esper.run_lock import HeldRun
 from esper.simic.config import TrainingConfig
 from esper.simic.training.process.gpu_load import gpu_load
 from esper.simic.training.process.outputs import OutputTroubles
-from esper.simic.training.process.stopping import StoppedAtOnce, stop_on_signal
+from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest, stop_on_signal
 
 if TYPE_CHECKING:
     from esper.simic.training.progress import ProgressReport
@@ -44,6 +47,7 @@ def train_run(
     report_store: Callable[[str], None],
     report_stop: Callable[[str], None],
     troubles: OutputTroubles,
+    rank: RankStart | None = None,
 ) -> TrainingOutcome:
     """Train a run until it is finished, stopped or halted.
 
@@ -54,6 +58,7 @@ def train_run(
         report_store: receives a sentence for each trouble of the store's writer.
         report_stop: receives a line for each signal; called from the signal handler.
         troubles: reports outputs that cannot be written; the run's log is added to its places.
+        rank: the start of this process as one of several ranks; None if it trains alone.
     """
     directory = run.directory
     # Signal handlers come first: a request to stop also counts while PyTorch is loaded.
@@ -80,16 +85,45 @@ def train_run(
             progress.say(f"{ending.status}: {ending.reason}")
             writer.emit(ending, durable=True)
         else:
-            ending = train(config, directory, writer, progress, stop)
+            if rank is None:
+                ending = train(config, directory, writer, progress, stop)
+            else:
+                ending = _train_among(rank, config, directory, writer, progress, stop)
         if stop.at_once:
             writer.close(_HURRIED_SECONDS)
     written = [one.update for one in checkpoints_in(directory / CHECKPOINTS_NAME)]
-    has_checkpoint = ending.update == 0 or ending.update in written
+    is_writer = rank is None or rank.is_first
+    has_checkpoint = not is_writer or ending.update == 0 or ending.update in written
     return TrainingOutcome(
         ending,
         is_complete=has_checkpoint and not writer.events_lost,
         is_hurried=stop.at_once,
     )
+
+
+def _train_among(
+    rank: RankStart,
+    config: TrainingConfig,
+    run: Path,
+    writer: RunWriter,
+    progress: "ProgressReport",
+    stop: StopRequest,
+) -> RunFinished:
+    """Train as one of several ranks; an error while the ranks join ends the run, too."""
+    from esper.simic.training.ranks.own_events import OwnEvents
+    from esper.simic.training.trainer import train
+
+    writer_of_rank = writer if rank.is_first else OwnEvents(writer)
+    try:
+        with rank.joined(config, run, stop) as ranks:
+            return train(config, run, writer_of_rank, progress, stop, ranks)
+    except StoppedAtOnce:  # while the ranks joined
+        ending = _stopped_early(run)
+        if stop.lost:
+            ending = msgspec.structs.replace(ending, status="failed", reason=stop.lost)
+        progress.say(f"{ending.status}: {ending.reason}")
+        writer.emit(ending, durable=True)
+        return ending
 
 
 def _stopped_early(run: Path) -> RunFinished:

@@ -41,6 +41,7 @@ def divide_hosts(
     device: torch.device,
     task: Task | None = None,
     on_silence: SilenceListener | None = None,
+    processes: int | None = None,
 ) -> DividedHosts:
     """Return the same environment, divided among processes on CPU.
 
@@ -50,11 +51,13 @@ def divide_hosts(
         device: device of the hosts.
         task: the task of the config, if it is already loaded.
         on_silence: called while one of the processes does not answer.
+        processes: most processes, this one included; by default those of the settings.
 
     Returns:
         The hosts; the caller must close them.
     """
-    processes = config.processes if device.type == "cpu" else 1
+    processes = config.processes if processes is None else processes
+    processes = processes if device.type == "cpu" else 1
     settings = _settings(config, device) | ({} if task is None else {"task": task})
     return DividedHosts(num_hosts, processes, on_silence=on_silence, **settings)
 

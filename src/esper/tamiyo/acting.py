@@ -24,6 +24,22 @@ _FIRST_SLOT = sum(HEAD_SIZES[:SLOT_HEAD])
 _ACTIVE = torch.tensor(active_head_table())  # [ops, H]
 
 
+class HostShare(NamedTuple):
+    """Consecutive hosts of a batch whose other hosts another process acts on."""
+
+    first: int  # number of the first of them
+    total: int  # hosts in the batch
+
+
+class Taken(NamedTuple):
+    """What an update needs of one decision for each of N hosts."""
+
+    actions: Tensor  # [N, H], int64
+    mask: Tensor  # [N, total], bool; the mask that they were drawn with
+    active: Tensor  # [N, H], bool; the heads whose choice had an effect
+    values: Tensor  # [N]
+
+
 class Decision(NamedTuple):
     """One decision for each of N hosts."""
 
@@ -37,6 +53,11 @@ class Decision(NamedTuple):
     logits: Tensor  # [N, total], raw
     trunk: Tensor  # [N, lstm_size]
 
+    @property
+    def taken(self) -> Taken:
+        """What an update needs of the decision."""
+        return Taken(self.actions, self.mask, self.active, self.values)
+
 
 def act(
     policy: RecurrentPolicy,
@@ -47,6 +68,7 @@ def act(
     generator: torch.Generator,
     *,
     decisive: bool = False,
+    share: HostShare | None = None,
 ) -> Decision:
     """Draw one decision per host.
 
@@ -60,16 +82,22 @@ def act(
         decisive: draw only the op, and take the most likely choice of every other head. For using a
             trained policy without exploration. The op is still drawn, because the most likely op
             is often to wait at every single step, even if growing is likely at some step.
+        share: the place of these hosts among all that the generator draws for; None if these are
+            all of them. A host's draws are the same wherever the others are.
     """
     output = policy(observations.unsqueeze(0), state)
     logits = output.logits.squeeze(0)  # [N, total]
     choices = policy.table.unpadded(logits)  # [C, N, H]
     illegal = ~policy.table(mask, False)  # [C, N, H]
-    op = _draw_op(masked_log_softmax(choices, illegal), illegal, generator)  # [N]
+    op = _draw_op(masked_log_softmax(choices, illegal), illegal, generator, share)  # [N]
     mask = mask_for_op(mask, slot_mask_by_op, op)
     illegal = ~policy.table(mask, False)
     log_probs = masked_log_softmax(choices, illegal)  # [C, N, H]
-    actions = most_likely(log_probs, illegal) if decisive else sample(log_probs, illegal, generator)
+    actions = (
+        most_likely(log_probs, illegal)
+        if decisive
+        else sample(log_probs, illegal, generator, share)
+    )
     actions[:, OP_HEAD] = op
     return Decision(
         actions=actions,
@@ -89,14 +117,21 @@ def active_heads(op: Tensor) -> Tensor:
     return _ACTIVE.to(op.device)[op]
 
 
-def _draw_op(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Tensor:
+def _draw_op(
+    log_probs: Tensor, illegal: Tensor, generator: torch.Generator, share: HostShare | None
+) -> Tensor:
     """Return an op per host, `[N]`; where the head is NaN, the first legal one (WAIT)."""
-    drawn = sample(log_probs, illegal, generator)[:, OP_HEAD]
+    drawn = sample(log_probs, illegal, generator, share)[:, OP_HEAD]
     broken = log_probs[..., OP_HEAD].isnan().any(0)
     return torch.where(broken, illegal[..., OP_HEAD].byte().argmin(0), drawn)
 
 
-def sample(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Tensor:
+def sample(
+    log_probs: Tensor,
+    illegal: Tensor,
+    generator: torch.Generator,
+    share: HostShare | None = None,
+) -> Tensor:
     """Return one choice per head, `[…, H]` (Gumbel-max trick).
 
     A head whose log-probabilities are NaN draws uniformly from its legal choices. (With NaN,
@@ -106,8 +141,14 @@ def sample(log_probs: Tensor, illegal: Tensor, generator: torch.Generator) -> Te
         log_probs: log-probabilities of all choices, `[C, …, H]`.
         illegal: True where a choice is illegal or does not exist, `[C, …, H]`.
         generator: random generator; the number of draws does not depend on the values.
+        share: the place of these hosts, the last axis but one, among all that it draws for.
     """
-    uniform = torch.rand(log_probs.shape, generator=generator, device=log_probs.device)
+    shape = list(log_probs.shape)
+    first, last = 0, shape[-2]
+    if share is not None:
+        first, last = share.first, share.first + shape[-2]
+        shape[-2] = share.total
+    uniform = torch.rand(shape, generator=generator, device=log_probs.device)[..., first:last, :]
     gumbel = -(-uniform.clamp_min(torch.finfo(uniform.dtype).tiny).log()).log()
     scores = log_probs + gumbel
     return torch.where(scores.isnan(), gumbel, scores).masked_fill_(illegal, -torch.inf).argmax(0)

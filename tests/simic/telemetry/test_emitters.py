@@ -7,7 +7,7 @@ import torch
 
 from esper.leyline.heads import HEAD_SIZES, Op
 from esper.leyline.telemetry import DecisionsTaken, decode_payload, encode_payload
-from esper.simic.telemetry.emitters import emit_decisions
+from esper.simic.telemetry.emitters import emit_decisions, read_decision
 from esper.tamiyo.acting import act
 from esper.tamiyo.policy import RecurrentPolicy
 
@@ -49,7 +49,7 @@ def by_head(packed):
 def test_every_choice_of_every_head_is_emitted_with_its_probability():
     decision, heard = decided(), Heard()
 
-    emit_decisions(heard, decision, update=5, step=7)
+    emit_decisions(heard, read_decision(decision), update=5, step=7)
 
     (payload,) = heard
     assert isinstance(payload, DecisionsTaken)
@@ -69,7 +69,7 @@ def test_every_choice_of_every_head_is_emitted_with_its_probability():
 def test_nonfinite_probabilities_are_emitted_unchanged():
     heard = Heard()
 
-    emit_decisions(heard, decided(poison=torch.inf), update=1, step=1)
+    emit_decisions(heard, read_decision(decided(poison=torch.inf)), update=1, step=1)
 
     for packed in heard[0].distributions:
         *others, op = by_head(packed)
@@ -94,6 +94,6 @@ def test_a_decision_takes_one_transfer(monkeypatch):
             return before(tensor)
 
         monkeypatch.setattr(torch.Tensor, name, checked)
-    emit_decisions(Heard(), decision, update=1, step=1)
+    emit_decisions(Heard(), read_decision(decision), update=1, step=1)
 
     assert len(transfers) == 1

@@ -14,6 +14,7 @@ from esper.commands.ppo.ending import (
     print_ending,
 )
 from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
+from esper.launch.among_ranks import RankStart
 from esper.launch.train import train_run
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, load_config
@@ -23,14 +24,19 @@ if TYPE_CHECKING:
     from esper.simic.training.progress import ProgressReport
 
 
-def train_in_front(run: HeldRun) -> int:
-    """Train with progress on this terminal, and in the console log; return the exit code."""
+def train_in_front(run: HeldRun, rank: RankStart | None = None) -> int:
+    """Train with progress on this terminal, and in the console log; return the exit code.
+
+    Args:
+        run: the run, locked.
+        rank: the start of this process as rank 0 of several; None if it trains alone.
+    """
     from esper.simic.training.progress import PlainLines, Several
 
     directory = run.directory
     config = load_config(directory / CONFIG_NAME)
     troubles = OutputTroubles()
-    with closing(_console_log(directory)) as file:
+    with closing(console_log(directory)) as file:
         log = PlainLines(
             config.episodes, GuardedStream(lambda: file, str(directory / CONSOLE_NAME), troubles)
         )
@@ -42,8 +48,9 @@ def train_in_front(run: HeldRun) -> int:
             config,
             Several((_on_screen(config.episodes, troubles), log)),
             report_store=Several((errors, log)).say,
-            report_stop=_report_stop,
+            report_stop=report_stop,
             troubles=troubles,
+            rank=rank,
         )
         if not outcome.is_hurried:
             # The run has ended: an output that cannot be written no longer matters. Rich exits
@@ -77,7 +84,7 @@ def train_behind(directory: Path, lock: int | None) -> int:
             config,
             log,
             report_store=log.say,
-            report_stop=_report_stop,
+            report_stop=report_stop,
             troubles=troubles,
         )
         if not outcome.is_hurried:
@@ -103,14 +110,20 @@ def _on_screen(episodes: int, troubles: OutputTroubles) -> "ProgressReport":
     return ProgressBar(episodes, Console(file=guarded, highlight=False))
 
 
-def _console_log(run: Path) -> LogFile:
+def console_log(run: Path) -> LogFile:
+    """Open the console log of a run.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
     try:
         return LogFile(run / CONSOLE_NAME)
     except OSError as error:
         raise ConfigError(f"cannot write {run / CONSOLE_NAME}: {error.strerror}") from error
 
 
-def _report_stop(line: str) -> None:
+def report_stop(line: str) -> None:
+    """Print a line from a signal handler."""
     # Not print(), which is not reentrant: the signal may have interrupted one.
     with suppress(OSError):
         os.write(2, f"\n{line}\n".encode())

@@ -13,9 +13,11 @@ from esper.commands.data.mirror import add_log_to, mirrored
 from esper.commands.folder.alert import add_alert_config
 from esper.commands.options import OptionError, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_warning
+from esper.karn.store.rank_folders import Rank, rank_of_environment
 from esper.karn.terminal import is_screen
 from esper.launch.alert_process import alert_config, start_alerts
 from esper.launch.mirror_process import check_trackers
+from esper.leyline.errors import EsperError
 from esper.leyline.settings import declared_settings
 from esper.simic.config import TrainingConfig, option_of, setting_names
 
@@ -37,7 +39,11 @@ def add_ppo(verbs: Any) -> None:
     parser.add_argument(
         "--no-sanctum", action="store_true", help="print plain progress and do not open Sanctum"
     )
-    parser.add_argument("--resume", metavar="RUN", help="resume a run: an id, a name or a path")
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="resume a run: an id, a name or a path; auto: the newest run of --name, or a new one",
+    )
     parser.add_argument(
         "--force",
         action="store_true",
@@ -102,10 +108,25 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
+    from esper.launch.resume import RunCompleteError
+    from esper.launch.resume_auto import AUTO
+
+    try:
+        rank = rank_of_environment()
+        return _ppo(options) if rank.is_alone else _ppo_as_rank(options, rank)
+    except RunCompleteError as error:
+        if options.resume != AUTO:
+            raise
+        # What a scheduler started once more than needed has not failed.
+        print_warning(str(error))
+        return 0
+
+
+def _ppo(options: argparse.Namespace) -> int:
+    """Train in this process, or in one behind Sanctum."""
     check_trackers(options.log_to)
     alerts = alert_config(options.alert_config)
-    given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
-    with _prepared(options, given) as run, mirrored(run.directory, options.log_to) as mirror:
+    with _prepared(options) as run, mirrored(run.directory, options.log_to) as mirror:
         if sentence := start_alerts(run.directory, alerts):
             print_warning(sentence)
         if options.no_sanctum or not is_screen():
@@ -120,8 +141,47 @@ def ppo(options: argparse.Namespace) -> int:
         return code or 0
 
 
-def _prepared(options: argparse.Namespace, given: dict[str, Any]) -> "HeldRun":
-    """Return a new run, or the one to resume."""
+def _ppo_as_rank(options: argparse.Namespace, rank: Rank) -> int:
+    """Train as one of several ranks; only rank 0 prints what is wrong with the options."""
+    from esper.commands.ppo.rank import check_rank_options, train_as_rank
+
+    try:
+        check_rank_options(options, rank)
+        check_trackers(options.log_to)
+        alerts = alert_config(options.alert_config)
+    except EsperError:
+        if rank.rank:
+            return 2
+        raise
+
+    def prepare(before: str) -> "HeldRun":
+        if before:  # torchrun has restarted the ranks: go on with the run of before
+            options.resume, options.name, options.config = before, "", None
+        return _prepared(options)
+
+    return train_as_rank(options, rank, prepare, alerts)
+
+
+def _prepared(options: argparse.Namespace) -> "HeldRun":
+    """Return a new run, or the one to resume.
+
+    Raises:
+        RunCompleteError: the run has trained all its episodes.
+        EsperError: the run cannot be created or resumed.
+    """
+    given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
+    from esper.launch.resume_auto import AUTO, prepare_newest
+
+    if options.resume == AUTO:
+        return prepare_newest(
+            options.run_dir,
+            given,
+            config_file=options.config,
+            name=options.name,
+            report=print_warning,
+            force=options.force,
+            data_changed=options.data_changed,
+        )
     if options.resume is not None:
         from esper.launch.resume import prepare_resume
 

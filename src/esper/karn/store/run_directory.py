@@ -61,7 +61,7 @@ def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
         OSError: the directory cannot be created.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
-    slug = re.sub(r"[^\w.-]+", "-", name).strip("-.")
+    slug = _slug(name)
     base = f"{stamp}-{slug}" if slug else stamp
     check_store_path(run_dir / f"{base}-0000")  # runs of one second are numbered
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -77,6 +77,30 @@ def create_run(run_dir: Path, name: str, *, now: float | None = None) -> Path:
             sync_directory(folder)
         return directory
     raise AssertionError("count() does not end")
+
+
+def runs_named(run_dir: Path, name: str) -> list[Path]:
+    """Return the runs that were created with a name, oldest first.
+
+    Args:
+        run_dir: the folder that holds runs.
+        name: the name, as `create_run` took it.
+    """
+    slug = _slug(name)
+
+    def is_named(run: Path) -> bool:
+        if _name_of(run) == slug:
+            return True
+        # Further runs of one second are numbered.
+        first, _, number = run.name.rpartition("-")
+        is_numbered = number.isdecimal() and first.endswith(slug) and (run_dir / first).is_dir()
+        return is_numbered and _name_of(run_dir / first) == slug
+
+    return [run for run in run_directories(run_dir) if is_named(run)]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 def check_store_path(run: Path) -> None:

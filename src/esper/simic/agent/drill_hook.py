@@ -38,11 +38,13 @@ def update_with_drills(
         return agent.update(rollout, before)
     hook = DrillHook(injections, agent.policy.layout)
     result = agent.update(rollout, before, hook)
-    sightings = result.figures.head_nonfinite
     if result.start is not None:
-        sightings = mark_planted(sightings, hook.planted, result.start.minibatches_per_epoch)
-    figures = msgspec.structs.replace(result.figures, head_nonfinite=sightings)
-    return replace(result, figures=figures, not_planted=tuple(hook.waiting))
+        per_epoch = result.start.minibatches_per_epoch
+        sightings = mark_planted(result.figures.head_nonfinite, hook.planted, per_epoch)
+        figures = msgspec.structs.replace(result.figures, head_nonfinite=sightings)
+        own = tuple(mark_planted(result.own, hook.planted, per_epoch))
+        result = replace(result, figures=figures, own=own)
+    return replace(result, not_planted=tuple(hook.waiting))
 
 
 class DrillHook:

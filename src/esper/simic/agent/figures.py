@@ -1,10 +1,11 @@
 """The figures of a PPO update: measured per minibatch on the device, aggregated on the host."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, nan
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -52,12 +53,25 @@ class UpdateResult:
         not_planted: drills that no step had a place for.
         reproduced: False if nothing had to be left out when the update was repeated.
         start: starting state of an update in which something was non-finite; else None.
+        own: what this process saw in the update itself, of all that its processes saw.
     """
 
     figures: UpdateFigures
     not_planted: tuple[Injection, ...] = ()
     reproduced: bool = True
     start: UpdateStart | None = None
+    own: tuple[NonfiniteSighting, ...] = ()
+
+    def of_one_process(self, seen: Sequence[NonfiniteSighting]) -> "UpdateResult":
+        """Return the result with the sightings of one process, of all that made the update."""
+        head_inf, head_nan = detected(list(self.figures.head_inf_detected), seen)
+        figures = msgspec.structs.replace(
+            self.figures,
+            head_inf_detected=head_inf,
+            head_nan_detected=head_nan,
+            head_nonfinite=list(seen),
+        )
+        return replace(self, figures=figures)
 
     @property
     def head_inf_detected(self) -> dict[str, bool]:

@@ -97,6 +97,12 @@ class LearningState:
         self.load_state_dict(state)
         self._last_was_good = True
 
+    def tensors(self) -> list[Tensor]:
+        """Return parameters, moments, Adam's step counter and the loss scale, without copies."""
+        state = self._optimizer.state.get(self._parameters.flat, {})
+        moments = [state[name] for name in sorted(state)]
+        return [self._parameters.flat, *moments, self._loss_scale.scale]
+
     # Is it finite?
 
     def figures(self) -> Tensor:

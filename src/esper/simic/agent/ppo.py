@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from esper.leyline.telemetry import NonfiniteSighting
+from esper.simic.agent.agreement import ALONE, Agreement
 from esper.simic.agent.detection.examination import Plan
 from esper.simic.agent.detection.finite_check import FiniteCheck, output_sum
 from esper.simic.agent.detection.second_pass import repeat_and_examine, result_without_episodes
@@ -39,7 +40,7 @@ from esper.simic.agent.loss_scale import LossScale
 from esper.simic.agent.minibatch import ForwardHook, Minibatch, MinibatchTerms, Preparation
 from esper.simic.agent.rollout import Rollout, minus_siblings
 from esper.simic.config import TrainingConfig
-from esper.tamiyo.acting import Decision, act
+from esper.tamiyo.acting import Decision, HostShare, act
 from esper.tamiyo.categorical import Likelihoods, likelihoods, max_entropy
 from esper.tamiyo.policy import PolicyOutput, RecurrentPolicy, RecurrentState
 
@@ -53,9 +54,18 @@ class PPOAgent:
         policy: the policy, on the device where it acts and learns.
         config: coefficients, sizes and precision.
         rng_seed: random seed of the actions and of the order of minibatches.
+        agreement: what the processes agree on that make the same updates.
     """
 
-    def __init__(self, policy: RecurrentPolicy, config: TrainingConfig, *, rng_seed: int) -> None:
+    def __init__(
+        self,
+        policy: RecurrentPolicy,
+        config: TrainingConfig,
+        *,
+        rng_seed: int,
+        agreement: Agreement = ALONE,
+    ) -> None:
+        self.agreement = agreement
         self.policy = policy
         self.config = config
         self.device = policy.critic.weight.device
@@ -73,10 +83,23 @@ class PPOAgent:
 
     @torch.no_grad()
     def act(
-        self, observations: Tensor, mask: Tensor, slot_mask_by_op: Tensor, state: RecurrentState
+        self,
+        observations: Tensor,
+        mask: Tensor,
+        slot_mask_by_op: Tensor,
+        state: RecurrentState,
+        share: HostShare | None = None,
     ) -> Decision:
-        """Draw one decision per host; shapes as in `esper.tamiyo.acting.act`."""
-        return act(self.policy, observations, mask, slot_mask_by_op, state, self.action_generator)
+        """Draw one decision per host; arguments as in `esper.tamiyo.acting.act`."""
+        return act(
+            self.policy,
+            observations,
+            mask,
+            slot_mask_by_op,
+            state,
+            self.action_generator,
+            share=share,
+        )
 
     @torch.no_grad()
     def values(self, observations: Tensor, state: RecurrentState) -> Tensor:
@@ -131,7 +154,7 @@ class PPOAgent:
         preparation = self.prepare(rollout, epochs[0])
         self.state.keep()
         figures, traces = self.learn(preparation.whole, minibatches, self.finite_check, hook)
-        if not figures.is_suspicious:
+        if not self.agreement.is_any(figures.is_suspicious):
             return summarise(figures, before), True  # broken state would have stayed broken
         plan = Plan(rollout, minibatches, len(epochs[0]), before)
         first_pass = figures, traces

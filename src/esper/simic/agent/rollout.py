@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from esper.tamiyo.acting import Decision
+from esper.tamiyo.acting import Taken
 from esper.tamiyo.policy import RecurrentState
 
 
@@ -52,12 +52,12 @@ class RolloutBuffer:
 
     def __init__(self, initial_state: RecurrentState) -> None:
         self._initial_state = initial_state
-        self._steps: list[tuple[Tensor, Decision, Tensor, Tensor, Tensor, Tensor]] = []
+        self._steps: list[tuple[Tensor, Taken, Tensor, Tensor, Tensor, Tensor]] = []
 
     def add(
         self,
         observations: Tensor,
-        decision: Decision,
+        taken: Taken,
         rewards: Tensor,
         terminated: Tensor,
         truncated: Tensor,
@@ -67,14 +67,14 @@ class RolloutBuffer:
 
         Args:
             observations: observations before the step, `[N, F]`.
-            decision: actions taken, with log-probabilities and values.
+            taken: the decision.
             rewards: rewards of the step, `[N]`.
             terminated: whether the episode ended by itself, `[N]`.
             truncated: whether the episode was cut off, `[N]`.
             final_values: the critic's value of the last observation of each episode that was cut
                 off, `[N]`; used nowhere else.
         """
-        self._steps.append((observations, decision, rewards, terminated, truncated, final_values))
+        self._steps.append((observations, taken, rewards, terminated, truncated, final_values))
 
     def rollout(self, last_values: Tensor, learnable: Tensor | None = None) -> Rollout:
         """Return all steps.
@@ -83,17 +83,17 @@ class RolloutBuffer:
             last_values: the critic's value of the observations after the last step, `[N]`.
             learnable: hosts to learn from, `[N]`, bool, on the CPU; all by default.
         """
-        observations, decisions, rewards, terminated, truncated, final_values = zip(
+        observations, taken, rewards, terminated, truncated, final_values = zip(
             *self._steps, strict=True
         )
-        values = torch.stack([decision.values for decision in decisions])
+        values = torch.stack([each.values for each in taken])
         cut_off = torch.stack(truncated)
         following = torch.cat((values[1:], last_values.unsqueeze(0)))
         return Rollout(
             observations=torch.stack(observations),
-            actions=torch.stack([decision.actions for decision in decisions]),
-            masks=torch.stack([decision.mask for decision in decisions]),
-            active=torch.stack([decision.active for decision in decisions]),
+            actions=torch.stack([each.actions for each in taken]),
+            masks=torch.stack([each.mask for each in taken]),
+            active=torch.stack([each.active for each in taken]),
             values=values,
             rewards=torch.stack(rewards),
             terminated=torch.stack(terminated),

@@ -29,6 +29,7 @@ class DecisionFigures:
 
     Attributes:
         actions: choices taken, `[N, H]`, int64.
+        probabilities: probabilities of the choices taken, `[N, H]`.
         values: the critic's estimates, `[N]`.
         logits: unmasked logits, `[N, total]`.
         distributions: probabilities of all choices of all heads, `[N, total]`.
@@ -37,6 +38,7 @@ class DecisionFigures:
     """
 
     actions: np.ndarray
+    probabilities: np.ndarray
     values: np.ndarray
     logits: np.ndarray
     distributions: np.ndarray
@@ -149,22 +151,10 @@ def emit_step(
         )
 
 
-def emit_decisions(
-    writer: EventWriter, decision: Decision, *, update: int, step: int
-) -> DecisionFigures:
-    """Emit the choices for each host, with the probabilities of all alternatives.
+def read_decision(decision: Decision) -> DecisionFigures:
+    """Copy the decision of the policy for each host from the device, in one transfer.
 
-    One transfer copies everything from the device, including the values that show whether the
-    decision was finite.
-
-    Args:
-        writer: destination.
-        decision: decision of the policy for each host, on the device.
-        update: number of the update that will learn from the step, counted from 1.
-        step: step of the episode, counted from 1.
-
-    Returns:
-        The decision on the host.
+    This includes the values that show whether the decision was finite.
     """
     hidden, cell = decision.state
     columns = (
@@ -179,24 +169,37 @@ def emit_decisions(
     rows = torch.cat(columns, dim=1).cpu().numpy().astype("<f4", copy=False)
     ends = np.cumsum([part.shape[1] for part in columns])[:-1]
     actions, probabilities, distributions, values, logits, *_ = np.split(rows, ends, axis=1)
-    figures = DecisionFigures(
+    return DecisionFigures(
         actions=actions.astype(np.int64),
+        probabilities=probabilities,
         values=values[:, 0],
         logits=logits,
         distributions=distributions,
         watched=rows[:, ends[1] :],
     )
+
+
+def emit_decisions(
+    writer: EventWriter, figures: DecisionFigures, *, update: int, step: int
+) -> None:
+    """Emit the choices for each host, with the probabilities of all alternatives.
+
+    Args:
+        writer: destination.
+        figures: decision of the policy for each host.
+        update: number of the update that will learn from the step, counted from 1.
+        step: step of the episode, counted from 1.
+    """
     writer.emit(
         DecisionsTaken(
             update=update,
             step=step,
             actions=figures.actions.tolist(),
-            probabilities=probabilities.tolist(),
+            probabilities=figures.probabilities.tolist(),
             values=figures.values.tolist(),
-            distributions=[row.tobytes() for row in distributions],
+            distributions=[row.tobytes() for row in figures.distributions],
         )
     )
-    return figures
 
 
 def emit_episodes(

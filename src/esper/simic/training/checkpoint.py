@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     import torch
 
 from esper.leyline.files.checkpoint_file import (
+    CHECKPOINTS_NAME,
     FORMAT,
     CheckpointError,
     CheckpointSummary,
     check_number,
     checkpoint_path,
     checkpoints_in,
+    newest_whole,
+    parse_checkpoint,
     read_checkpoint,
     sealed,
 )
@@ -152,6 +155,12 @@ def load_latest(
     return None, []
 
 
+def done_on_disk(run: Path) -> tuple[int, int]:
+    """Return the number of updates and episodes in the newest undamaged checkpoint of a run."""
+    summary = newest_whole(run / CHECKPOINTS_NAME).summary
+    return (summary.update, summary.episodes_done) if summary else (0, 0)
+
+
 def last_good(directory: Path, resumed: Checkpoint) -> Path | None:
     """Return the newest undamaged checkpoint of a good update; None if there is none.
 
@@ -211,7 +220,26 @@ def load_checkpoint(path: Path, device: "torch.device") -> Checkpoint:
     Raises:
         CheckpointError: it is damaged, or has a format that this version does not read.
     """
-    data, summary = read_checkpoint(path)
+    return _checkpoint_of(*read_checkpoint(path), path, device)
+
+
+def parsed_checkpoint(content: bytes, path: Path, device: "torch.device") -> Checkpoint:
+    """Return the checkpoint in the content of a file, and check its digests.
+
+    Args:
+        content: content of the file.
+        path: path of the file, for messages.
+        device: device of the tensors.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    return _checkpoint_of(*parse_checkpoint(content, path), path, device)
+
+
+def _checkpoint_of(
+    data: memoryview, summary: CheckpointSummary, path: Path, device: "torch.device"
+) -> Checkpoint:
     try:
         state = load_values(data, device)
         if not summary.is_sealed:

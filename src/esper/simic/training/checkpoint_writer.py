@@ -74,6 +74,8 @@ class CheckpointWriter:
         self._pending = checkpoint
 
     def write_held(self) -> None:
-        """Write the held state, unless a value in it is not finite."""
-        if self._pending is not None and not unsound_parts(self._pending.agent):
-            self.write(self._pending)
+        """Write the held state, unless it was written or a value in it is not finite."""
+        held = self._pending
+        if held is None or self.has(held.update) or unsound_parts(held.agent):
+            return
+        self.write(held)

@@ -10,6 +10,7 @@ from esper.leyline.heads import HEAD_SIZES
 from esper.leyline.telemetry import HostsStalled
 from esper.simic.config import TrainingConfig
 from esper.simic.environment import divide_hosts
+from esper.simic.ranks.collectives import Ranks
 from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 from esper.simic.training.process.threads import choose_threads
 from esper.simic.training.run_log import RunLog
@@ -24,6 +25,8 @@ class HostPool:
         device: device of the hosts.
         log: console and log of the run.
         stop: set when the user asked training to stop.
+        ranks: the ranks of the run, each of which has some of the hosts in one process; None for a
+            process that trains alone.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class HostPool:
         device: torch.device,
         log: RunLog,
         stop: StopRequest,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks
         self._config = config
         self._task = task
         self._device = device
@@ -42,14 +47,32 @@ class HostPool:
         self._hosts: DividedHosts | None = None
         self._silent: set[int] = set()  # ids of processes that do not answer
         self.update = 1  # the current update, for reports
+        if ranks is not None and (idle := ranks.world_size - config.num_envs) > 0:
+            log.say(
+                f"{idle} of {ranks.world_size} ranks have no hosts: give --envs "
+                f"{ranks.world_size} or more",
+                "warning",
+            )
 
     def hosts(self, num_hosts: int) -> DividedHosts:
-        """Return that many hosts: those of the last call, or new ones if the number differs."""
+        """Return the hosts of this process in a batch of that many.
+
+        They are those of the last call, or new ones if the number differs.
+        """
+        processes = self._config.processes
+        if self._ranks is not None:
+            own = self._ranks.share(num_hosts).own
+            num_hosts, processes = own.stop - own.start, 1
         if self._hosts is None or self._hosts.num_envs != num_hosts:
             self.close()
             with self._stop.interruptible():
                 self._hosts = divide_hosts(
-                    self._config, num_hosts, self._device, self._task, self._on_silence
+                    self._config,
+                    num_hosts,
+                    self._device,
+                    self._task,
+                    self._on_silence,
+                    processes=processes,
                 )
         return self._hosts
 
@@ -73,7 +96,11 @@ class HostPool:
             hosts.step(waiting)
 
         with self._stop.interruptible():
-            return choose_threads(train_a_slice, hosts.set_threads)
+            chosen = choose_threads(train_a_slice, hosts.set_threads)
+        if self._ranks is not None:
+            chosen = self._ranks.first_number(chosen)
+            torch.set_num_threads(chosen)
+        return chosen
 
     def _on_silence(self, pid: int, seconds: float, *, answered: bool) -> None:
         """Report a process that holds hosts and does not answer, or answers again.

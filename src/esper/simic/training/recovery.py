@@ -9,8 +9,9 @@ from esper.leyline.telemetry import InterventionTaken, NonfiniteSighting
 from esper.leyline.text.sighting_words import what_words
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
-from esper.simic.training.checkpoint import load_latest
+from esper.simic.ranks.collectives import Ranks
 from esper.simic.training.intervention import Action, Escalation
+from esper.simic.training.ranks.shared_state import load_for_all
 from esper.simic.training.run_log import RunLog
 
 
@@ -40,9 +41,18 @@ class Recovery:
         escalation: the mode, and how often intervening has not helped so far.
         folder: the run's checkpoints, to roll back to.
         log: console and log of the run.
+        ranks: the ranks of the run, which decide alike; None for a process that trains alone.
     """
 
-    def __init__(self, agent: PPOAgent, escalation: Escalation, folder: Path, log: RunLog) -> None:
+    def __init__(
+        self,
+        agent: PPOAgent,
+        escalation: Escalation,
+        folder: Path,
+        log: RunLog,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self._ranks = ranks
         self._agent = agent
         self._folder = folder
         self._log = log
@@ -64,7 +74,7 @@ class Recovery:
 
     def _intervene(self, update: int, result: UpdateResult) -> Intervention:
         cause = _described(result.figures.head_nonfinite)
-        unsound = self._agent.state.unsound()
+        unsound = self._is_unsound()
         if result.start is None and self.escalation.mode != "halt" and not unsound:
             self._log.say(
                 f"update {update} was finite; while collecting for it: {cause}", "warning"
@@ -90,16 +100,21 @@ class Recovery:
             self._log.progress.say(f"update {update} rolled back: {cause} ({reason})")
         return Intervention(action)
 
+    def _is_unsound(self) -> bool:
+        """Return whether weights or optimizer make further updates useless, in any rank."""
+        return self._agent.agreement.is_any(bool(self._agent.state.unsound()))
+
     def _roll_back(self, update: int) -> bool:
         """Return the agent to its last finite state, from the last checkpoint if needed.
 
         Returns:
             Whether there is such a state.
         """
-        if self._agent.state.roll_back() and not self._agent.state.unsound():
+        has_rolled_back = self._agent.state.roll_back()
+        if not self._agent.agreement.is_any(not has_rolled_back) and not self._is_unsound():
             return True
         try:
-            checkpoint, _ = load_latest(self._folder, self._agent.device)
+            checkpoint, _ = load_for_all(self._folder, self._agent.device, self._ranks)
         except CheckpointError:
             return False
         if checkpoint is None:

@@ -8,40 +8,44 @@ from pathlib import Path
 import torch
 
 from esper.growth.environment.host_process import HostProcessError
-from esper.growth.tasks.loading import load_task
-from esper.growth.tasks.task import Task
 from esper.leyline.errors import EsperError
 from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
-    checkpoint_path,
-    newest_whole,
-    unsealed_sentence,
 )
 from esper.leyline.telemetry import EpisodesCompleted, RunFinished
+from esper.simic.agent.agreement import ALONE
 from esper.simic.agent.drill_hook import update_with_drills
 from esper.simic.agent.figures import UpdateResult
-from esper.simic.agent.ppo import PPOAgent
-from esper.simic.config import TrainingConfig, check_same_settings, settings_of
+from esper.simic.config import TrainingConfig, settings_of
 from esper.simic.drill import Injection, parse_injection, scheduled
 from esper.simic.environment import resolve_device
+from esper.simic.ranks.collectives import RankLostError, Ranks
 from esper.simic.replay.incidents import IncidentLedger
 from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_update_event
-from esper.simic.training.checkpoint import Checkpoint, last_good, load_latest
+from esper.simic.training.checkpoint import Checkpoint, done_on_disk, last_good
 from esper.simic.training.checkpoint_writer import CheckpointWriter
 from esper.simic.training.collecting import Batch, collect, episode_seeds
 from esper.simic.training.host_pool import HostPool
 from esper.simic.training.incident_recording import capsule_of, record_incident
 from esper.simic.training.intervention import Action, Escalation
+from esper.simic.training.learning_rate import learning_rate_after
 from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 from esper.simic.training.progress import ProgressReport
+from esper.simic.training.ranks.births import report_births, use_one_state
+from esper.simic.training.ranks.host_sharing import HostSharing
+from esper.simic.training.ranks.shared_state import NotedCheckpoints, load_for_all
 from esper.simic.training.recovery import Intervention, Recovery
 from esper.simic.training.run_data import change_sentences
 from esper.simic.training.run_log import RunLog
-from esper.simic.training.run_start import compare_data, describe_task, run_started, start_line
-from esper.tamiyo.policy import RecurrentPolicy
-
-#: The learning rate decays to this fraction of its initial value.
-FINAL_LEARNING_RATE = 0.01
+from esper.simic.training.run_start import (
+    check_checkpoint,
+    compare_data,
+    describe_task,
+    load_data,
+    make_agent,
+    run_started,
+    start_line,
+)
 
 
 def train(
@@ -50,15 +54,17 @@ def train(
     writer: EventWriter,
     progress: ProgressReport,
     stop: StopRequest,
+    ranks: Ranks | None = None,
 ) -> RunFinished:
     """Train until all episodes are done or a stop is requested; resume from the newest checkpoint.
 
     Args:
         config: the run's settings.
-        run: the run's directory, which holds its checkpoints.
+        run: the run's directory, which holds its checkpoints; with several ranks that of this one.
         writer: receives every telemetry event.
         progress: console progress reporter.
         stop: set when the user asked training to stop.
+        ranks: the ranks of the run; None for a process that trains alone.
 
     Returns:
         How training ended, as it was written to the store.
@@ -68,17 +74,19 @@ def train(
     """
     trainer: Trainer | None = None
     try:
-        trainer = Trainer(config, run, writer, progress, stop)
+        trainer = Trainer(config, run, writer, progress, stop, ranks)
         ending = trainer.run()
     except BaseException as error:  # KeyboardInterrupt, too
         # The store records every ending; only a fault of the program is raised again.
         update, episodes_done = trainer.done if trainer else done_on_disk(run)
         interrupted = isinstance(error, KeyboardInterrupt)
-        worker_died = isinstance(error, HostProcessError)
+        worker_died = isinstance(error, HostProcessError | RankLostError)
         reason = f"{type(error).__name__}: {error}"
-        if interrupted and trainer is not None:
+        if (interrupted or worker_died) and trainer is not None:
             trainer.checkpoints.write_held()
-        if isinstance(error, StoppedAtOnce):
+        if stop.lost:
+            interrupted, worker_died, reason = False, True, stop.lost
+        elif isinstance(error, StoppedAtOnce):
             reason = "asked to stop before training began; the run can be resumed"
         elif interrupted or worker_died:
             reason = f"{'interrupted' if interrupted else error}; the current batch is lost"
@@ -100,32 +108,20 @@ def train(
     return ending
 
 
-def done_on_disk(run: Path) -> tuple[int, int]:
-    """Return the number of updates and episodes in the newest undamaged checkpoint of a run."""
-    summary = newest_whole(run / CHECKPOINTS_NAME).summary
-    return (summary.update, summary.episodes_done) if summary else (0, 0)
-
-
-def learning_rate_after(episodes: int, config: TrainingConfig) -> float:
-    """Return the learning rate of the update after a number of episodes.
-
-    It does not depend on the total number of episodes of the run, so that a run that is given more
-    of them continues unchanged.
-    """
-    left = 1 - episodes / config.anneal_episodes
-    return config.learning_rate * max(left, FINAL_LEARNING_RATE)
-
-
 class HaltedError(EsperError):
     """Training ends because it could not be kept finite; the message says why."""
 
 
 @dataclass(frozen=True)
 class _Updated:
-    """One update: the batch it learned from, its result and the drills that were due in it."""
+    """One update: the batch it learned from, its result and the drills that were due in it.
+
+    `own_result` has what this process saw, of all processes that made the update.
+    """
 
     batch: Batch
     result: UpdateResult
+    own_result: UpdateResult
     drills: list[Injection]
     update_seconds: float
 
@@ -144,7 +140,9 @@ class Trainer:
         writer: EventWriter,
         progress: ProgressReport,
         stop: StopRequest,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks
         self._config = config
         self._run = run
         self._writer = writer
@@ -156,26 +154,29 @@ class Trainer:
         self._episodes_done = 0
 
         torch.manual_seed(config.rng_seed)
-        self._task = self._load_task()
-        self._hosts = HostPool(config, self._task, self._device, self._log, stop)
+        self._task = load_data(config.task, self._device, self._log, stop)
+        self._hosts = HostPool(config, self._task, self._device, self._log, stop, ranks)
         folder = run / CHECKPOINTS_NAME
-        checkpoint, self._passed_over = load_latest(folder, self._device)
+        checkpoint, self._passed_over = load_for_all(folder, self._device, ranks)
         if checkpoint is not None:
-            self._check(checkpoint, folder)
+            check_checkpoint(config, checkpoint, folder, self._log)
         saved_threads = checkpoint.threads if checkpoint else 0
         self._threads = self._hosts.set_threads(config.threads or saved_threads)
-        self._agent = self._make_agent()
+        self._agent = make_agent(
+            config, self._hosts.hosts(config.num_envs).env, self._device, ranks or ALONE
+        )
         self._drills = scheduled(config)
         if checkpoint is not None:
             self._restore(checkpoint)
         self._is_resumed = checkpoint is not None
         self._was_good = checkpoint is not None and checkpoint.update_was_good  # the last update
         compare_data(run, self._task, self._update, self._log)
-        self.checkpoints = CheckpointWriter(
+        is_writer = ranks is None or ranks.rank == 0
+        self.checkpoints = (CheckpointWriter if is_writer else NotedCheckpoints)(
             folder,
             self._log,
             update=self._update,
-            good=last_good(folder, checkpoint) if checkpoint else None,
+            good=last_good(folder, checkpoint) if checkpoint and is_writer else None,
             passed_over=self._passed_over,
         )
         escalation = Escalation(
@@ -184,12 +185,12 @@ class Trainer:
             bad_in_a_row=checkpoint.bad_in_a_row if checkpoint else 0,
             rollbacks_in_a_row=checkpoint.rollbacks_in_a_row if checkpoint else 0,
         )
-        self._recovery = Recovery(self._agent, escalation, folder, self._log)
+        self._recovery = Recovery(self._agent, escalation, folder, self._log, ranks)
         self._incidents = IncidentLedger(
             run,
             limit=config.incidents_kept,
             limit_bytes=config.incident_megabytes * 2**20,
-            number=checkpoint.incidents if checkpoint else 0,
+            number=checkpoint.incidents if checkpoint and is_writer else 0,
         )
 
     @property
@@ -208,18 +209,20 @@ class Trainer:
         self._announce()
         self._progress.begin(self._episodes_done, self._task.validation.largest_class)
         while self._episodes_done < self._config.episodes:
-            if self._stop.requested:
+            if self._is_stop_requested():
                 if not self.checkpoints.has(self._update):
                     self._write_checkpoint()
-                return self._stopped("asked to stop; the run can be resumed")
+                return self._early_ending("stopped", "asked to stop; the run can be resumed")
             try:
                 self._train_batch()
             except HaltedError as halted:
                 return self._ending("halted", str(halted))
             except StoppedAtOnce:
                 self.checkpoints.write_held()
-                return self._stopped(
-                    "asked to stop; the current batch is lost; the run can be resumed"
+                why = self._stop.lost or "asked to stop"
+                status = "failed" if self._stop.lost else "stopped"
+                return self._early_ending(
+                    status, f"{why}; the current batch is lost; the run can be resumed"
                 )
         idle = [f"drill {drill} found no step with {drill.head} active" for drill in self._drills]
         return self._ending("finished", "; ".join(idle))
@@ -254,6 +257,7 @@ class Trainer:
         config, update = self._config, self._update + 1
         self._hosts.update = update
         num_envs = min(config.num_envs, config.episodes - self._episodes_done)
+        sharing = HostSharing(num_envs, self._ranks)
         return collect(
             self._hosts.hosts(num_envs),
             self._agent,
@@ -261,11 +265,29 @@ class Trainer:
             seeds=episode_seeds(config.rng_seed, first_episode, num_envs, config.siblings),
             update=update,
             first_episode=first_episode,
-            on_step=lambda step: self._progress.stepped(
-                update, step, config.steps, self._episodes_done + num_envs * step / config.steps
-            ),
+            on_step=lambda step: self._stepped(step, num_envs),
             interruptible=self._stop.interruptible,
+            sharing=sharing,
         )
+
+    def _stepped(self, step: int, num_envs: int) -> None:
+        """Show a step, and write a checkpoint of the last update if the user asked for one."""
+        steps = self._config.steps
+        episodes = self._episodes_done + num_envs * step / steps
+        self._progress.stepped(self._update + 1, step, steps, episodes)
+        if self._stop.checkpoint_wanted:
+            self._stop.checkpoint_wanted = False
+            self.checkpoints.write_held()
+            has_one = self._update and self.checkpoints.has(self._update)
+            words = f"is of update {self._update}" if has_one else "has to wait for the next update"
+            self._log.say(f"asked for a checkpoint: the newest {words}", "info")
+
+    def _is_stop_requested(self) -> bool:
+        """Return whether to stop after this update; ranks stop together."""
+        if self._ranks is None:
+            return self._stop.requested
+        self._stop.check()
+        return self._ranks.is_any(self._stop.requested)
 
     def _learn(self, batch: Batch) -> _Updated:
         """Make one PPO update."""
@@ -273,15 +295,19 @@ class Trainer:
         due = [drill for drill in self._drills if drill.update <= self._update + 1]
         self._agent.set_learning_rate(learning_rate_after(self._episodes_done, self._config))
         with self._stop.interruptible():
+            use_one_state(self._agent, self._ranks, self._log)
             result = update_with_drills(self._agent, batch.rollout, due, batch.sightings)
-        return _Updated(batch, result, due, time.perf_counter() - start)
+        own = result
+        if self._ranks is not None:
+            own = result.of_one_process([*batch.own_sightings, *result.own])
+        return _Updated(batch, result, own, due, time.perf_counter() - start)
 
     def _report(self, updated: _Updated, episodes: EpisodesCompleted) -> None:
         """Write the figures of an update to the store, and show them on the console."""
         batch = updated.batch
         payload = emit_ppo_update_event(
             self._writer,
-            updated.result,
+            updated.own_result,
             update=self._update,
             episodes_done=self._episodes_done,
             rollout_seconds=batch.seconds,
@@ -307,18 +333,22 @@ class Trainer:
         Raises:
             HaltedError: training ends.
         """
-        result = updated.result
-        if result.start is not None:
+        result, own = updated.result, updated.own_result
+        born = 0
+        if self._ranks is not None and (seen := result.figures.head_nonfinite):
+            here = own.figures.head_nonfinite
+            born = report_births(self._update, seen, here, self._ranks, self._log)
+        if result.start is not None and (self._ranks is None or self._ranks.rank == born):
             capsule = capsule_of(
                 self._update,
-                result,
+                own,
                 updated.batch.rollout,
                 updated.drills,
                 config=self._config,
                 threads=self._threads,
                 device=self._device,
             )
-            record_incident(capsule, result, self._incidents, self._log)
+            record_incident(capsule, own, self._incidents, self._log)
         intervention = self._recovery.respond(self._update, result)
         self._was_good = intervention.is_good
         if intervention.action is Action.HALT:
@@ -372,30 +402,6 @@ class Trainer:
 
     # The start of a run
 
-    def _load_task(self) -> Task:
-        name = self._config.task
-        self._log.write(f"preparing {name} on {self._device}")
-        self._progress.stage(f"preparing {name}")
-        with self._stop.interruptible():
-            return load_task(name)
-
-    def _check(self, checkpoint: Checkpoint, folder: Path) -> None:
-        """Check that a checkpoint has the settings of the run; warn if it has no digest."""
-        source = f"the checkpoint of update {checkpoint.update}"
-        check_same_settings(self._config, checkpoint.settings, source)
-        if not checkpoint.is_sealed:
-            path = checkpoint_path(folder, checkpoint.update)
-            self._log.write(unsealed_sentence(path), "warning")
-
-    def _make_agent(self) -> PPOAgent:
-        config = self._config
-        shape = self._hosts.hosts(config.num_envs).env.single_observation_space.shape
-        assert shape is not None
-        policy = RecurrentPolicy(
-            shape[0], feature_size=config.feature_size, lstm_size=config.lstm_size
-        )
-        return PPOAgent(policy.to(self._device), config, rng_seed=config.rng_seed)
-
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint, with the drills that were still due in it."""
         self._agent.load_state_dict(checkpoint.agent)
@@ -420,6 +426,7 @@ class Trainer:
             threads=self._threads,
             host_parameters=hosts.env.host_parameters,
             resumed_from_update=self._update if self._is_resumed else None,
+            ranks=self._ranks,
         )
         self._writer.emit(started, durable=True)  # without it a run has no lights
         self._progress.say(start_line(started, hosts.processes))
@@ -430,9 +437,9 @@ class Trainer:
 
     # The end of a run
 
-    def _stopped(self, reason: str) -> RunFinished:
-        self._progress.say(f"stopped: {reason}")
-        return self._ending("stopped", reason)
+    def _early_ending(self, status: str, reason: str) -> RunFinished:
+        self._progress.say(f"{status}: {reason}")
+        return self._ending(status, reason)
 
     def _ending(self, status: str, reason: str) -> RunFinished:
         if not self.checkpoints.has(self._update) and self.checkpoints.has_failed:

@@ -69,22 +69,28 @@ def repeat_and_examine(
     first = codes_of_figures(
         traces, preparation_codes(preparation, table), state.codes(), figures, table
     )
-    if not first.is_bad(state.known_codes):
+    agreement = agent.agreement
+    if not agreement.is_any(first.is_bad(state.known_codes)):
         return summarise(figures, plan.before), True  # only a sum overflowed
     state.restore()
     start = deepcopy(agent.state_dict()) | {"order_generator": order_generator}
-    watch = UpdateWatch(agent.policy, agent.parameters, agent.optimizer, agent.loss_scale)
+    watch = UpdateWatch(
+        agent.policy, agent.parameters, agent.optimizer, agent.loss_scale, agreement
+    )
     preparation = agent.prepare(plan.rollout, plan.minibatches[: plan.per_epoch])
     figures, traces = agent.learn(preparation.whole, plan.minibatches, watch, hook)
     second = codes_of_watch(traces, preparation_codes(preparation, table), watch, figures)
-    start_was_sound = not watch.start.without(state.known_codes).is_bad
-    found, harmless = examine(plan, state.anatomy, first, second, watch, state.known_codes)
-    state.remember_known(harmless)
+    is_start_bad = watch.start.without(state.known_codes).is_bad
+    start_was_sound = not agreement.is_any(is_start_bad)
+    own, harmless = examine(plan, state.anatomy, first, second, watch, state.known_codes)
+    state.remember_known(agreement.any_of(harmless))
+    found = agreement.joined(own)
     result = summarise(figures, in_order([*plan.before, *found], heads))
+    result = replace(result, own=tuple(in_order(own, heads)))
     if not found:
         return result, start_was_sound
     # What only the second pass showed did not repeat either, but its minibatch was skipped.
-    reproduced = bool(figures.bad.any()) or any(seen.reproduced for seen in found)
+    reproduced = agreement.is_any(bool(figures.bad.any())) or any(seen.reproduced for seen in found)
     update_start = UpdateStart(
         agent=start,
         minibatches=list(plan.minibatches),
@@ -102,15 +108,17 @@ def result_without_episodes(
     The agent's own state may be what broke every episode, so it is examined.
     """
     state, heads = agent.state, agent.policy.layout.names
-    found, known, is_bad = seen_in_state(state.codes(), state.anatomy, state.known_codes)
-    state.remember_known(known)
+    agreement = agent.agreement
+    own, known, is_bad = seen_in_state(state.codes(), state.anatomy, state.known_codes)
+    state.remember_known(agreement.any_of(known))
     result = without_minibatches(
         heads,
-        in_order([*before, *found], heads),
+        in_order([*before, *agreement.joined(own)], heads),
         agent.optimizer.param_groups[0]["lr"],
         agent.loss_scale.scale.item() if agent.loss_scale.enabled else None,
     )
-    return result, not is_bad
+    result = replace(result, own=tuple(in_order(own, heads)))
+    return result, not agreement.is_any(is_bad)
 
 
 def examine(

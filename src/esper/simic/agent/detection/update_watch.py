@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from esper.simic.agent.agreement import ALONE, Agreement
 from esper.simic.agent.detection.codes import Codes, StateCodes
 from esper.simic.agent.detection.finite_check import FiniteCheck
 from esper.simic.agent.detection.readers import (
@@ -24,7 +25,7 @@ class UpdateWatch(FiniteCheck):
 
     It skips the steps that `FiniteCheck` skips. In addition, it skips those of minibatches in which
     a logit is broken that reaches neither loss nor gradient, and those that broken optimizer state
-    would break.
+    would break, and those that another process of the run skips.
 
     Attributes:
         forward_codes: codes of each minibatch's forward pass.
@@ -42,8 +43,10 @@ class UpdateWatch(FiniteCheck):
         parameters: FlatParameters,
         optimizer: torch.optim.Optimizer,
         loss_scale: LossScale,
+        agreement: Agreement = ALONE,
     ) -> None:
         super().__init__(loss_scale)
+        self._agreement = agreement
         self._policy = policy
         self._parameters = parameters
         self._optimizer = optimizer
@@ -78,6 +81,7 @@ class UpdateWatch(FiniteCheck):
         if self._loss_scale.enabled:
             self.unscaled_codes.append(self._without_scale(terms))
             forward_bad = forward_bad | _any(self.unscaled_codes[-1].values())
+            forward_bad = self._agreement.any_of(forward_bad)
         return forward_bad
 
     def derivable(self, terms: MinibatchTerms) -> tuple[Tensor, ...]:
@@ -95,11 +99,13 @@ class UpdateWatch(FiniteCheck):
         """Record the gradients before they are clipped.
 
         Returns:
-            The sum of the figures; NaN if a logit or the optimizer's state is bad.
+            The sum of the figures; NaN if a logit or the optimizer's state is bad, or if it is not
+            finite in another process of the run.
         """
         self.backward_codes.append(backward_codes(gradient, derivatives))
         total = super().backward(index, gradient, derivatives, at_once)
-        return total.masked_fill(self._bad, torch.nan)
+        total = total.masked_fill(self._bad, torch.nan)
+        return total.masked_fill(self._agreement.any_of(~total.isfinite()), torch.nan)
 
     def _without_scale(self, terms: MinibatchTerms) -> Codes:
         """Return the codes of the gradients without the loss scale."""

@@ -1,7 +1,8 @@
-"""Requests to stop training: after the current update, or at once.
+"""Requests to stop training, after the current update or at once, and to write a checkpoint.
 
 The first SIGINT stops training after the current update. SIGTERM, SIGHUP or a second SIGINT stop it
-at once: the current batch is discarded, and the state after the last update is kept.
+at once: the current batch is discarded, and the state after the last update is kept. SIGUSR1 asks
+for a checkpoint, and training goes on.
 """
 
 import signal
@@ -24,14 +25,21 @@ class StopRequest:
     Attributes:
         requested: whether to stop after the current update.
         at_once: whether to discard the current batch.
+        checkpoint_wanted: whether to write a checkpoint of the last update and go on.
+        lost: why training cannot go on, a sentence, if another process of the run ended.
+        is_noticed: whether the work in progress has ended because of a request to stop at once.
     """
 
     def __init__(self, report: Callable[[str], None] = lambda _line: None) -> None:
         self._report = report
         self.requested = False
         self.at_once = False
+        self.checkpoint_wanted = False
+        self.lost = ""
+        self.is_noticed = False
         self._is_interruptible = False
         self._callbacks: list[Callable[[], None]] = []
+        self._checkpoint_callbacks: list[Callable[[], None]] = []
 
     def when_at_once(self, callback: Callable[[], None]) -> None:
         """Add a function to call at a request to stop at once.
@@ -41,6 +49,24 @@ class StopRequest:
         """
         self._callbacks.append(callback)
 
+    def when_checkpoint_wanted(self, callback: Callable[[], None]) -> None:
+        """Add a function to call at a request for a checkpoint.
+
+        Args:
+            callback: called by the signal handler, so it must only set flags.
+        """
+        self._checkpoint_callbacks.append(callback)
+
+    def check(self) -> None:
+        """Do nothing, unless this process was asked to stop at once.
+
+        Raises:
+            StoppedAtOnce: it was.
+        """
+        if self.at_once:
+            self.is_noticed = True
+            raise StoppedAtOnce
+
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal.
 
@@ -48,6 +74,11 @@ class StopRequest:
             StoppedAtOnce: the process stops at once, and is inside `interruptible`.
             KeyboardInterrupt: SIGINT, after a request to stop at once.
         """
+        if number == signal.SIGUSR1:
+            self.checkpoint_wanted = True
+            for callback in self._checkpoint_callbacks:
+                callback()
+            return
         if self.at_once:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -60,9 +91,9 @@ class StopRequest:
         self.at_once = True
         for callback in self._callbacks:
             callback()
-        self._report("stopping at once: the current batch is discarded")
+        self._report(self.lost or "stopping at once: the current batch is discarded")
         if self._is_interruptible:
-            raise StoppedAtOnce
+            self.check()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -73,8 +104,7 @@ class StopRequest:
         """
         try:
             self._is_interruptible = True
-            if self.at_once:
-                raise StoppedAtOnce
+            self.check()
             yield
         finally:
             self._is_interruptible = False
@@ -82,7 +112,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal(report: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn SIGINT, SIGTERM and SIGHUP into a request to stop while the block runs.
+    """Turn SIGINT, SIGTERM, SIGHUP and SIGUSR1 into requests while the block runs.
 
     A SIGHUP that is ignored, as under nohup, stays ignored.
 
@@ -90,7 +120,7 @@ def stop_on_signal(report: Callable[[str], None]) -> Iterator[StopRequest]:
         report: receives a line for each request, see `StopRequest`.
     """
     request = StopRequest(report)
-    numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, request.handle) for number in numbers}

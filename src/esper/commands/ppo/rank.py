@@ -1,0 +1,93 @@
+"""`esper ppo` in one of several processes that torchrun, or a launcher like it, started."""
+
+import argparse
+from contextlib import closing
+from typing import Any
+
+from esper.commands.data.mirror import mirrored
+from esper.commands.options import OptionError
+from esper.commands.output import print_warning
+from esper.commands.ppo.ending import end_at_once, exit_code
+from esper.commands.ppo.in_front import console_log, report_stop, train_in_front
+from esper.karn.store.rank_folders import Rank
+from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
+from esper.launch.alert_process import start_alerts
+from esper.launch.among_ranks import Prepare, RankStart, RefusedElsewhereError
+from esper.launch.train import train_run
+from esper.leyline.errors import EsperError
+from esper.run_lock import HeldRun
+from esper.simic.config import load_config
+from esper.simic.training.process.outputs import GuardedStream, OutputTroubles
+
+
+def check_rank_options(options: argparse.Namespace, rank: Rank) -> None:
+    """Check what cannot be given to several ranks.
+
+    Raises:
+        OptionError: --processes was given.
+    """
+    if hasattr(options, "processes"):
+        raise OptionError(
+            f"--processes divides the hosts on one machine, and torchrun has started "
+            f"{rank.world_size} processes, which divide them already: leave out --processes"
+        )
+
+
+def train_as_rank(options: argparse.Namespace, rank: Rank, prepare: Prepare, alerts: Any) -> int:
+    """Train as one rank; return the exit code.
+
+    Rank 0 prints what a process that trains alone prints; the others only write their own console
+    log.
+
+    Args:
+        options: the command-line options.
+        rank: what the launcher says.
+        prepare: prepares the run, in rank 0.
+        alerts: settings file of alerts; None for none.
+    """
+    start = RankStart(rank)
+    if start.is_first:
+        with start.run(prepare) as run, mirrored(run.directory, options.log_to):
+            if sentence := start_alerts(run.directory, alerts):
+                print_warning(sentence)
+            return train_in_front(run, start)
+    try:
+        with start.run(prepare) as run:
+            return _train_quietly(run, start)
+    except RefusedElsewhereError:
+        return 2
+    except EsperError as error:
+        raise type(error)(f"rank {rank.rank}: {error}") from error
+
+
+def _train_quietly(run: HeldRun, start: RankStart) -> int:
+    """Train as a rank other than the first, with progress in its own console log."""
+    from esper.simic.training.progress import PlainLines
+
+    directory = run.directory
+    config = load_config(directory / CONFIG_NAME)
+    troubles = OutputTroubles()
+    with closing(console_log(directory)) as file:
+        log = PlainLines(
+            config.episodes, GuardedStream(lambda: file, str(directory / CONSOLE_NAME), troubles)
+        )
+        troubles.add(log.say)
+        outcome = train_run(
+            run,
+            config,
+            log,
+            report_store=log.say,
+            report_stop=_report_lost,
+            troubles=troubles,
+            rank=start,
+        )
+    code = exit_code(outcome)
+    if outcome.is_hurried:
+        end_at_once(code)
+    return code
+
+
+def _report_lost(line: str) -> None:
+    """Print the line if it says that rank 0 is lost, since rank 0 says everything else."""
+    if line.startswith("rank 0 "):
+        report_stop(line)

@@ -1,0 +1,155 @@
+"""Starts this process as a rank of a run: prepares the run, or hears of it, and joins the others.
+
+torch is only imported once the ranks meet, so that rank 0 refuses wrong settings at once.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ctypes import CDLL
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from esper.karn.store.rank_folders import Rank, create_rank_folder
+from esper.karn.store.run_directory import CONFIG_NAME
+from esper.leyline.errors import EsperError
+from esper.run_lock import HeldRun
+from esper.simic.config import ConfigError, TrainingConfig
+from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
+
+if TYPE_CHECKING:
+    from esper.simic.ranks.collectives import Ranks
+    from esper.simic.ranks.meeting import Meeting, Told
+    from esper.simic.ranks.peers import Hub, Spoke
+
+_SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+#: Prepares the run, given the path of the run that was trained before a restart, or nothing.
+Prepare = Callable[[str], HeldRun]
+
+
+class RefusedElsewhereError(EsperError):
+    """Rank 0 could not prepare the run; its process has said why."""
+
+
+class RankStart:
+    """The start of one rank.
+
+    Args:
+        rank: what the launcher says.
+    """
+
+    def __init__(self, rank: Rank) -> None:
+        self.rank = rank
+        self._meeting: Meeting | None = None
+        self._told: Told | None = None
+        _end_with_launcher()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which prepares the run and speaks for all."""
+        return self.rank.rank == 0
+
+    def run(self, prepare: Prepare) -> HeldRun:
+        """Return the run of this rank, locked: of rank 0 the run itself, of others their folder.
+
+        Args:
+            prepare: prepares the run; called in rank 0 alone.
+
+        Raises:
+            RefusedElsewhereError: in other ranks, if rank 0 could not prepare the run.
+            MeetingError: the ranks do not meet.
+            EsperError: raised by `prepare`.
+        """
+        if self.is_first:
+            return self._prepared(prepare)
+        from esper.simic.ranks.meeting import Refused
+
+        try:
+            self._told = self._met().hear()
+        except Refused as error:
+            raise RefusedElsewhereError(str(error)) from error
+        run = Path(self._told.run)
+        try:
+            folder = create_rank_folder(run, self.rank.rank)
+            (folder / CONFIG_NAME).write_text(self._told.config)
+        except OSError as error:
+            raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
+        return HeldRun(folder)
+
+    def _prepared(self, prepare: Prepare) -> HeldRun:
+        before = ""
+        if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+            before = self._met().run_before_restart()
+        try:
+            return prepare(before)
+        except EsperError:
+            self.refuse()
+            raise
+
+    def refuse(self) -> None:
+        """Tell the other ranks, which wait for a run, that there is none."""
+        from esper.simic.ranks.meeting import MeetingError, Told
+
+        with suppress(MeetingError, RuntimeError):
+            self._met().tell(Told(run=""))
+
+    @contextmanager
+    def joined(self, config: TrainingConfig, run: Path, stop: StopRequest) -> "Iterator[Ranks]":
+        """Join the other ranks within the block; at its end they learn how this one ended.
+
+        Args:
+            config: the run's settings.
+            run: the run's directory; used in rank 0.
+            stop: the requests of this process; those of other ranks become its own.
+
+        Raises:
+            MeetingError: the ranks do not come together.
+        """
+        from esper.simic.ranks.meeting import Told
+        from esper.simic.training.ranks.rank_news import RankNews
+
+        meeting, news = self._met(), RankNews(stop)
+        if self.is_first:
+            hub = meeting.hub(news)
+            told = Told(
+                run=str(run.absolute()),
+                config=(run / CONFIG_NAME).read_text(),
+                pid=os.getpid(),
+                machine=hub.name.machine,
+                port=hub.port,
+                token=hub.token,
+            )
+            meeting.tell(told)
+            peers: Hub | Spoke = hub
+        else:
+            assert self._told is not None
+            peers = meeting.spoke(self._told, news)
+        stop.when_at_once(peers.ask_to_stop)
+        stop.when_checkpoint_wanted(peers.ask_for_checkpoint)
+        failure = ""
+        try:
+            yield meeting.join(config.device, stop.check)
+        except StoppedAtOnce:
+            raise
+        except BaseException as error:
+            failure = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            peers.close(failure)
+
+    def _met(self) -> "Meeting":
+        if self._meeting is None:
+            from esper.simic.ranks.meeting import Meeting, launch_of_environment
+
+            rank = self.rank
+            launch = launch_of_environment(rank.rank, rank.world_size, rank.local_rank)
+            self._meeting = Meeting(launch)
+        return self._meeting
+
+
+def _end_with_launcher() -> None:
+    """Have the system stop this process, resumably, when torchrun is killed. Linux only."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with suppress(AttributeError, OSError):
+            CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM))

@@ -1,0 +1,66 @@
+"""`--resume auto`: goes on with the newest run of a name, or creates it.
+
+For schedulers, which start one command again and again.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from esper.karn.store.reading.recorded_settings import watched_library
+from esper.karn.store.run_directory import CONFIG_NAME, runs_named
+from esper.launch.new_run import given_settings, prepare_run
+from esper.launch.resume import prepare_resume
+from esper.leyline.task_names import parse_task_name
+from esper.run_lock import HeldRun
+from esper.simic.config import read_config
+
+#: The value of --resume that this module is about.
+AUTO: Final = "auto"
+
+
+def prepare_newest(
+    run_dir: Path,
+    given: Mapping[str, Any],
+    *,
+    config_file: Path | None,
+    name: str,
+    report: Callable[[str], None],
+    force: bool = False,
+    data_changed: bool = False,
+) -> HeldRun:
+    """Prepare the newest run of a name to be resumed, or a new one if there is none.
+
+    Args:
+        run_dir: the folder that holds runs.
+        given: settings by name; they override the settings file. When a run is resumed, only
+            `RESUMABLE_SETTINGS` may differ from those of the run.
+        config_file: a settings file; None for the defaults.
+        name: name of the run; the task's name if empty.
+        report: receives which run it is, warnings, and the reason for a wait, a sentence each.
+        force, data_changed: as in `prepare_resume`.
+
+    Raises:
+        All exceptions of `prepare_resume` and `prepare_run`.
+    """
+    config = given_settings(given, config_file)
+    name = name or parse_task_name(config.task).short
+    known = [
+        run
+        for run in runs_named(run_dir, name)
+        if (run / CONFIG_NAME).exists() and not watched_library(run)
+    ]
+    if not known:
+        return prepare_run(run_dir, name, given, config_file)
+    report(f"--resume auto: resuming {known[-1].name}")
+    in_file = {} if config_file is None else read_config(config_file)
+    return prepare_resume(
+        run_dir,
+        str(known[-1]),
+        {**in_file, **given},
+        config_file=None,
+        name="",
+        report=report,
+        force=force,
+        data_changed=data_changed,
+    )

@@ -1,0 +1,341 @@
+"""Connections between the ranks of a run, by which all of them learn within a second of the end of
+one, and of a request to stop.
+
+A collective operation only notices a missing rank by its time-out, and a rank that waits in one
+cannot be asked anything. So every rank holds a connection to rank 0, read by a thread of its own:
+the system closes it when the process ends, however it ends. Rank 0 passes on what it learns. A
+machine that loses its power closes nothing, so silence counts, too.
+"""
+
+import json
+import os
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+#: Seconds between two signs of life.
+BEAT_SECONDS: Final = 1.0
+#: Seconds without any after which a rank counts as lost.
+SILENCE_SECONDS: Final = 20.0
+#: Seconds that a process has to end after it learnt that the run is over.
+GRACE_SECONDS: Final = 10.0
+_TURN_SECONDS: Final = 0.05
+_LONGEST_LINE: Final = 1 << 16
+_CONNECT_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class RankName:
+    """A rank and its process.
+
+    Attributes:
+        rank: number of the rank, counted from 0.
+        pid: process ID.
+        machine: name of its machine.
+    """
+
+    rank: int
+    pid: int
+    machine: str
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} (process {self.pid} on {self.machine})"
+
+
+def own_name(rank: int) -> RankName:
+    """Return the name of this process."""
+    return RankName(rank, os.getpid(), socket.gethostname())
+
+
+class Listener(Protocol):
+    """Receives what a rank learns of the others; called by the connections' thread."""
+
+    def stop(self) -> None:
+        """Another rank was asked to stop at once."""
+
+    def write_checkpoint(self) -> None:
+        """Another rank was asked for a checkpoint; only rank 0 receives this."""
+
+    def lost(self, sentence: str) -> None:
+        """Another rank ended; the sentence says which and how."""
+
+    def overdue(self, sentence: str) -> None:
+        """This process has not ended `GRACE_SECONDS` after a `stop` or `lost`."""
+
+
+class _Connection:
+    """One end of a connection: lines of JSON, without waiting."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self.end = end
+        self.name: RankName | None = None
+        self.heard_at = time.monotonic()
+        self.has_ended = False  # it reported its end
+        self._received = b""
+
+    def send(self, **message: Any) -> None:
+        """Send a message; a connection that cannot take it is closed, or will be found silent."""
+        with suppress(OSError):
+            self.end.send(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> list[dict[str, Any]] | None:
+        """Return the messages that have arrived; None if the other end is closed."""
+        try:
+            data = self.end.recv(_LONGEST_LINE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data or len(self._received) > _LONGEST_LINE:
+            return None
+        self.heard_at = time.monotonic()
+        *lines, self._received = (self._received + data).split(b"\n")
+        try:
+            return [message for line in lines if isinstance(message := json.loads(line), dict)]
+        except ValueError:
+            return None
+
+
+class _Peers:
+    """What both ends have: a thread that reads, and what is due to be sent.
+
+    Attributes:
+        name: this process.
+    """
+
+    def __init__(self, name: RankName, listener: Listener) -> None:
+        self.name = name
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._wants_stop = False
+        self._wants_checkpoint = False
+        self._over = ""  # why the run ends, once it does
+        self._over_at = 0.0
+        self._last_words: dict[str, Any] | None = None
+        self._beat_due = 0.0
+        self._thread = threading.Thread(target=self._run, name="rank-peers", daemon=True)
+
+    def ask_to_stop(self) -> None:
+        """Ask all ranks to stop at once; a signal handler may call this."""
+        self._wants_stop = True
+
+    def ask_for_checkpoint(self) -> None:
+        """Ask rank 0 for a checkpoint; a signal handler may call this."""
+        self._wants_checkpoint = True
+
+    def close(self, failure: str = "") -> None:
+        """Report the end of this rank to the others, and end the thread.
+
+        Args:
+            failure: why it ends too early, a sentence; empty at an ordinary end.
+        """
+        self._last_words = {"failed": failure} if failure else {"ended": True}
+        self._thread.join(2.0)
+
+    def _others(self) -> Iterable[_Connection]:
+        raise NotImplementedError
+
+    def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _is_closed(self, connection: _Connection) -> None:
+        raise NotImplementedError
+
+    def _accept(self) -> None:
+        """Take a new connection; only rank 0 listens."""
+
+    def _run(self) -> None:
+        while self._last_words is None:
+            for key, _ in self._selector.select(_TURN_SECONDS):
+                connection = key.data
+                if connection is None:
+                    self._accept()
+                    continue
+                messages = connection.receive()
+                for message in messages or ():
+                    self._hear(connection, message)
+                if messages is None:
+                    self._is_closed(connection)
+            self._take_turn(time.monotonic())
+        self._take_turn(time.monotonic())  # a request that came last
+        for connection in self._others():
+            connection.send(**self._last_words)
+        for key in list(self._selector.get_map().values()):
+            with suppress(OSError):
+                key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered
+        self._selector.close()
+
+    def _take_turn(self, now: float) -> None:
+        if self._wants_stop and not self._over:
+            self._end("it was asked to stop", now)
+            self._tell({"stop": True})
+        if now >= self._beat_due:
+            self._beat_due = now + BEAT_SECONDS
+            self._tell({"alive": True})
+        for connection in list(self._others()):
+            if now - connection.heard_at > SILENCE_SECONDS and not connection.has_ended:
+                self._lose(f"{connection.name} was silent for {SILENCE_SECONDS:.0f} s")
+                self._drop(connection)
+        if self._over and now - self._over_at > GRACE_SECONDS:
+            self._over_at = now
+            self._listener.overdue(self._over)
+
+    def _tell(self, message: dict[str, Any], but: _Connection | None = None) -> None:
+        for connection in self._others():
+            if connection is not but:
+                connection.send(**message)
+
+    def _lose(self, sentence: str) -> None:
+        """Report a lost rank, unless the run ends already."""
+        if not self._over:
+            self._end(sentence, time.monotonic())
+            self._listener.lost(sentence)
+
+    def _end(self, why: str, now: float) -> None:
+        self._over, self._over_at = why, now
+
+    def _stop(self) -> None:
+        if not self._over:
+            self._end("it was asked to stop", time.monotonic())
+            self._listener.stop()
+
+    def _drop(self, connection: _Connection) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(connection.end)
+        connection.end.close()
+
+
+class Hub(_Peers):
+    """Rank 0's end of the connections to all others.
+
+    Args:
+        name: this process.
+        world_size: number of ranks.
+        listener: receives what happens to the others.
+
+    Attributes:
+        port: the port that the others connect to.
+        token: what they must show.
+    """
+
+    def __init__(self, name: RankName, world_size: int, listener: Listener) -> None:
+        super().__init__(name, listener)
+        self._world_size = world_size
+        self._known: list[_Connection] = []
+        self._socket = socket.create_server(("", 0), backlog=world_size)
+        self._socket.setblocking(False)
+        self._selector.register(self._socket, selectors.EVENT_READ, None)
+        self.port: int = self._socket.getsockname()[1]
+        self.token = secrets.token_hex(16)
+        self._thread.start()
+
+    def _others(self) -> list[_Connection]:
+        return self._known
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            end, _ = self._socket.accept()
+            connection = _Connection(end)
+            self._selector.register(end, selectors.EVENT_READ, connection)
+
+    def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
+        if connection.name is None:
+            if message.get("token") != self.token:
+                self._drop(connection)
+                return
+            connection.name = RankName(
+                int(message["rank"]), int(message["pid"]), str(message["machine"])
+            )
+            self._known.append(connection)
+            return
+        if "stop" in message:
+            self._tell(message, but=connection)
+            self._stop()
+        if "checkpoint" in message:
+            self._listener.write_checkpoint()
+        if "ended" in message:
+            connection.has_ended = True
+        if "failed" in message:
+            connection.has_ended = True
+            self._lose(f"{connection.name} failed: {message['failed']}")
+
+    def _is_closed(self, connection: _Connection) -> None:
+        self._drop(connection)
+        if connection.name is not None and not connection.has_ended:
+            self._lose(f"{connection.name} was killed or crashed")
+
+    def _drop(self, connection: _Connection) -> None:
+        super()._drop(connection)
+        if connection in self._known:
+            self._known.remove(connection)
+
+    def _lose(self, sentence: str) -> None:
+        if not self._over:
+            self._tell({"lost": sentence})
+        super()._lose(sentence)
+
+
+class Spoke(_Peers):
+    """The connection of another rank to rank 0.
+
+    Args:
+        name: this process.
+        hub: the process of rank 0.
+        address: name or address of its machine.
+        port, token: those of its `Hub`.
+        listener: receives what happens to the others.
+
+    Raises:
+        OSError: rank 0 cannot be reached.
+    """
+
+    def __init__(
+        self,
+        name: RankName,
+        hub: RankName,
+        address: str,
+        port: int,
+        token: str,
+        listener: Listener,
+    ) -> None:
+        super().__init__(name, listener)
+        end = socket.create_connection((address, port), timeout=_CONNECT_SECONDS)
+        self._hub = _Connection(end)
+        self._hub.name = hub
+        self._hub.send(token=token, rank=name.rank, pid=name.pid, machine=name.machine)
+        self._selector.register(end, selectors.EVENT_READ, self._hub)
+        self._thread.start()
+
+    def _others(self) -> list[_Connection]:
+        return [self._hub]
+
+    def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
+        if "stop" in message:
+            self._stop()
+        if "lost" in message:
+            self._lose(str(message["lost"]))
+        if "ended" in message:
+            connection.has_ended = True
+        if "failed" in message:
+            connection.has_ended = True
+            self._lose(f"{connection.name} failed: {message['failed']}")
+
+    def _is_closed(self, connection: _Connection) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(connection.end)
+        if not connection.has_ended:
+            connection.has_ended = True
+            self._lose(f"{connection.name} was killed or crashed")
+
+    def _take_turn(self, now: float) -> None:
+        super()._take_turn(now)
+        if self._wants_checkpoint:
+            self._wants_checkpoint = False
+            self._hub.send(checkpoint=True)

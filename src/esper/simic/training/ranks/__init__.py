@@ -1,0 +1,1 @@
+"""A run with several ranks: the hosts, checkpoints and reports of all of them."""
