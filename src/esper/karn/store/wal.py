@@ -27,6 +27,11 @@ def wal_of(store: Path) -> Path:
     return store.with_name(store.name + "-wal")
 
 
+def rollback_journal_of(store: Path) -> Path:
+    """Return the path of a store's rollback journal, which it has instead on a shared disk."""
+    return store.with_name(store.name + "-journal")
+
+
 def wal_damage(store: Path) -> str | None:
     """Return what is wrong with the WAL of a store that no process writes; None if nothing.
 

@@ -141,8 +141,8 @@ class GapCheck:
         journal = self._journal
         if journal.damage is not None:
             return journal.damage
-        if journal.is_wal and not status.is_ended:
-            if not journal.has_frames:
+        if journal.is_open and not status.is_ended:
+            if journal.lacks_wal:
                 return "the store was in use when it was copied or damaged, and its WAL is missing"
             return "the run was killed, so its last moments may be missing"
         return None

@@ -12,7 +12,7 @@ import sqlite3
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
@@ -21,7 +21,7 @@ from esper.karn.store.errors import RunStoreError, RunStoreMissingError
 from esper.karn.store.file_stamps import FileStamp, are_racy, file_identity, file_stamp
 from esper.karn.store.run_directory import STORE_NAME
 from esper.karn.store.tables.run_tables import check_store
-from esper.karn.store.wal import wal_damage, wal_of
+from esper.karn.store.wal import rollback_journal_of, wal_damage, wal_of
 
 #: Maximum length of one session, in seconds: a crafted store can make a query run without end.
 SESSION_SECONDS: Final = 20.0
@@ -48,8 +48,8 @@ _Stamps = tuple[FileStamp | None, ...]
 class Journal(NamedTuple):
     """Where a store keeps commits that are not yet in the database file."""
 
-    is_wal: bool  # WAL mode: the store was not closed, or a reader was active when it was
-    has_frames: bool  # the WAL holds at least one frame
+    is_open: bool  # the store was not closed, or a reader was active when it was
+    lacks_wal: bool  # it is in WAL mode, and the WAL has no frame
     damage: str | None  # what is wrong with the WAL; only known while no process writes
 
 
@@ -145,11 +145,12 @@ class ReadOnlyStore:
         try:
             is_wal = self._header()[18:20] == _WAL_VERSION
             if not self.has_wal():
-                return Journal(is_wal, False, None)
+                is_open = is_wal or rollback_journal_of(self._path).exists()
+                return Journal(is_open, is_wal, None)
             with self._connection() as connection:
                 if connection is not None:  # makes SQLite create its index of the WAL
                     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-                return Journal(is_wal, True, wal_damage(self._held_path))
+                return Journal(is_wal, False, wal_damage(self._held_path))
         except (OSError, struct.error) as error:  # the latter if a file is truncated meanwhile
             raise RunStoreError(f"{self._path} {_description(error)}") from error
 
@@ -205,7 +206,8 @@ class ReadOnlyStore:
             if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
                 raise
             # The WAL of a dead run in a read-only directory, where SQLite cannot create its index:
-            # https://www.sqlite.org/wal.html, "Read-Only Databases".
+            # https://www.sqlite.org/wal.html, "Read-Only Databases". Or a rollback journal of a
+            # killed process, which only a writer may apply.
             path, is_live = self._copied(), False
             connection = _open(path, "mode=rw", self._is_late)
         try:
@@ -231,8 +233,8 @@ class ReadOnlyStore:
     def _copied(self) -> Path:
         if self._copy is None:
             self._copy = TemporaryDirectory(prefix="esper-run-")
-            for path in (self._path, wal_of(self._path)):
-                if path.exists():
+            for path in (self._path, wal_of(self._path), rollback_journal_of(self._path)):
+                with suppress(FileNotFoundError):
                     shutil.copyfile(path, Path(self._copy.name) / path.name)
         return Path(self._copy.name) / self._path.name
 

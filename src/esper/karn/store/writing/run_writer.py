@@ -22,6 +22,7 @@ from esper.karn.store.errors import RunStoreError
 from esper.karn.store.run_directory import STORE_NAME
 from esper.karn.store.run_files.latch_file import LatchWriter
 from esper.karn.store.run_files.side_files import SideFiles
+from esper.karn.store.shared_disks import sentence_about, shared_disk_of
 from esper.karn.store.sightings import has_sightings, reproduction_of, source_of
 from esper.karn.store.tables.event_rows import update_index_of
 from esper.karn.store.tables.thinning import COMMON_KINDS
@@ -77,8 +78,8 @@ class RunWriter:
 
     Args:
         directory: the run's existing directory. An existing store is continued.
-        report: receives one line at the first failure, at the recovery, and at the end if events
-            were lost. It is called from the writer's thread and must not block.
+        report: receives one line about a shared disk, at the first failure, at the recovery, and at
+            the end if events were lost. The writer's thread calls it, too; it must not block.
         limit_bytes: size of the store above which old steps, decisions and transitions are
             removed, and size of the WAL above which new ones are dropped. 0 for no limit.
         gpu: returns the GPU load of this process for the heartbeat; called from the writer's
@@ -96,6 +97,9 @@ class RunWriter:
         directory = directory.absolute()
         self._path = directory / STORE_NAME
         self._report = report
+        self._shared_disk = shared_disk_of(directory)
+        if self._shared_disk:
+            self._tell(sentence_about(self._shared_disk))
         self._limit_bytes = limit_bytes
         self._gpu = gpu
         self._queue: deque[StoredEvent] = deque()
@@ -104,8 +108,7 @@ class RunWriter:
         self._wake = threading.Event()
         self._emitted = 0  # number of the last queued event
         self._tried = 0  # number of the last event with an attempted commit
-        self._syncs_wanted = 0
-        self._syncs_tried = 0
+        self._syncs_wanted = self._syncs_tried = 0
         self._in_last_try = 0  # events in the last attempt
         self._heartbeat_due = 0.0  # by the monotonic clock
         self._lost = 0
@@ -279,7 +282,7 @@ class RunWriter:
     # The methods below run in the writer's thread.
 
     def _run(self) -> None:
-        store = StoreConnection(self._path, self._gpu)
+        store = StoreConnection(self._path, self._gpu, self._shared_disk)
         try:
             pause = _RETRY_SECONDS[0]
             while True:
@@ -428,10 +431,8 @@ def _what_is_known(seen: NonfiniteSighting) -> tuple[object, ...]:
 
 
 def _notice_of_recovery(since: float, error: str | None, lost: int) -> StoredEvent:
-    seconds = time.time() - since
-    return _notice(
-        f"the store is written again after {seconds:.1f} s ({error}); events lost: {lost}"
-    )
+    again = f"the store is written again after {time.time() - since:.1f} s"
+    return _notice(f"{again} ({error}); events lost: {lost}")
 
 
 def _notice(text: str) -> StoredEvent:

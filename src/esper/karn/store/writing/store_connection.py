@@ -76,9 +76,10 @@ class StoreConnection:
     Args:
         path: path of the store.
         gpu: returns the GPU load of this process.
+        shared_disk: type of its file system if machines may share it; else empty.
     """
 
-    def __init__(self, path: Path, gpu: GpuMeter = no_gpu) -> None:
+    def __init__(self, path: Path, gpu: GpuMeter = no_gpu, shared_disk: str = "") -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode
@@ -93,6 +94,7 @@ class StoreConnection:
         # Of an attempt to commit: store, its last id before, and number of events.
         self._unsure: tuple[str, int, int] | None = None
         self.store_id = ""
+        self._shared_disk = shared_disk
 
     @property
     def last_id(self) -> int:
@@ -125,14 +127,15 @@ class StoreConnection:
         )
         try:
             is_made = check_store(connection, str(self._path))
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._set_journal_mode(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA fullfsync = ON")  # fsync is not enough on macOS
             connection.execute(f"PRAGMA journal_size_limit = {_USUAL_WAL_BYTES}").fetchall()
             # A store of an older version may lack tables.
             create_tables(connection, VERSION, () if is_made else self._beat(0, ""))
             if not is_made:
-                # Checkpointed, so that the file is a run's store even without its WAL.
+                # Checkpointed, so that the file is a run's store even without its WAL. In another
+                # journal mode this does nothing.
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 sync_directory(self._path.parent)
             self.store_id = store_id_of(connection) or ""
@@ -147,6 +150,21 @@ class StoreConnection:
         if was_open and not is_made and self._start is not None:
             self._write([self._start])  # the new store needs a start event, too
         return True
+
+    def _set_journal_mode(self, connection: sqlite3.Connection) -> None:
+        """Use a write-ahead log, or a rollback journal where the file system may be shared.
+
+        Raises:
+            sqlite3.Error: neither is possible.
+        """
+        if not self._shared_disk:
+            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode == ("wal",):
+                return
+            self._shared_disk = "no shared memory"
+        # Its file stays, empty between commits, until the store is closed: it shows that a process
+        # writes, or was killed.
+        connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
 
     def count_committed(self) -> int:
         """Return how many events of the last failed attempt are in the store all the same.
@@ -302,6 +320,8 @@ class StoreConnection:
         connection = self._connection
         assert connection is not None
         wal = wal_of(self._path)
+        if self._shared_disk:
+            return 0
         if (size := wal.stat().st_size) <= limit_bytes:
             return size
         connection.execute("PRAGMA busy_timeout = 0")
