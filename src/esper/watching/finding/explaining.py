@@ -43,9 +43,7 @@ class Found:
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
     part: str = ""  # the tensor
-    environment: int | None = (
-        None  # number of the environment that returned it, as the library counts; None: unknown
-    )
+    environment: int | None = None  # number of its environment, as the library counts
     step: int | None = None  # of that environment, counted from 1; 0: its first reset
 
 
