@@ -1,6 +1,6 @@
-"""Export of a synthetic run: seconds and peak memory of each form, at two sizes of the store.
+"""Export of a synthetic run: seconds and peak memory of each format, for two store sizes.
 
-CPU seconds are printed as well: they say what the export costs where other programs run beside it.
+CPU seconds are printed as well: they show the cost of an export while other programs run.
 
 Memory is flat if the large store takes no more than the small one. Each export is a process of its
 own, as a user starts it.
@@ -31,7 +31,7 @@ print(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss
 
 
 def written(folder: Path, events: int, hosts: int) -> tuple[Path, int]:
-    """Write a run of at least so many events; return its directory and their number."""
+    """Write a run with at least this many events; return its directory and the number of events."""
     run = create_run(folder, f"events-{events}")
     number = 0
     with RunWriter(run) as writer:

@@ -140,7 +140,7 @@ def write_live(folder: Path, first: int, runs: int, updates: int) -> None:
 
 @contextmanager
 def live_runs(folder: Path, first: int, runs: int, updates: int) -> Iterator[None]:
-    """Write live runs in a process beside this one, and end it."""
+    """Write live runs in another process while the context is open."""
     if not runs:
         yield
         return
@@ -207,7 +207,7 @@ class Cockpit:
         return time.perf_counter() - started
 
     def cpu_share(self, seconds: float) -> float:
-        """Return the share of a core that it uses, measured for some seconds."""
+        """Return its share of a CPU core, measured for some seconds."""
         before, started = self._process.cpu_times(), time.monotonic()
         time.sleep(seconds)
         after, took = self._process.cpu_times(), time.monotonic() - started
@@ -246,7 +246,7 @@ def print_commands(folder: Path) -> None:
 
 
 def print_screen(folder: Path, runs: int, seconds: float) -> None:
-    """Print how soon the Runs screen answers, and what it costs while it is open."""
+    """Print how fast the Runs screen responds, and its cost while it is open."""
     with closing(Cockpit(folder)) as cockpit:
         cockpit.seconds_until("", lambda text: "UPDATE" in text.upper())
         time.sleep(1)

@@ -141,7 +141,7 @@ def compare(size: Size, rounds: int, clock: Callable[[], float]) -> tuple[list[f
     own, other = [], []
     for turn in range(rounds + 2):
         collect()
-        # Whoever goes second profits from warm caches: so they take turns at it.
+        # The second one profits from warm caches, so the order alternates.
         if turn % 2:
             other.append(timed(rival.train))
             own.append(timed(lambda: agent.update(rollout)))

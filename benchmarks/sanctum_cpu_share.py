@@ -34,7 +34,7 @@ HOSTS = 16
 #: Steps of all hosts in a second. `esper ppo` makes 3.5 to 5.7 with seeds in its slots on two idle
 #: cores; with so many, as many events are written as it writes then: 70 to 100 a second.
 RATE = 6.5
-#: Updates that the run has before somebody looks: enough for a full log and long histories.
+#: Updates in the run before Sanctum starts: enough for a full log and long histories.
 UPDATES_BEFORE = 60
 SCREENS = {"overview": "1", "heads": "2", "hosts": "3", "decisions": "4", "log": "5", "runs": "6"}
 SIZES = ("80x24", "120x40", "200x60")

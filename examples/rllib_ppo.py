@@ -1,4 +1,4 @@
-"""RLlib's PPO with Esper's lights: one watch for what learns, one for the copy that acts.
+"""RLlib's PPO with Esper's lights: one watch for the learner's module, one for the acting copy.
 
     pip install "ray[rllib]"
     python examples/rllib_ppo.py
@@ -19,7 +19,7 @@ import esper
 
 
 class Breakable(gym.Wrapper):
-    """Breaks what it returns in steps that can be chosen."""
+    """Returns bad values in chosen steps."""
 
     steps = 0
     break_at = break_rewards_at = 0

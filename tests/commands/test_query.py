@@ -1,4 +1,4 @@
-"""`esper query`: a user's SQL can read the store of a run and do nothing else."""
+"""`esper query`: a user's SQL can only read the store of a run."""
 
 import csv
 import io

@@ -29,7 +29,7 @@ def test_health_of_many_groups_lists_those_that_are_lit(run, watched):
 
 
 @pytest.mark.parametrize(("still", "code"), [(0, 0), (4, 1)])
-def test_health_fails_for_a_run_that_stood_still(run, watched, still, code):
+def test_health_fails_for_a_stalled_run(run, watched, still, code):
     watched(is_broken=False, still=still)
     assert run("health", "cart")[0] == code
     assert run("health", "cart", "--fail-on", "inf,nan")[0] == 0
@@ -51,7 +51,7 @@ def test_runs_have_the_library_and_the_light_stalled(run, watched):
     assert "episodes" not in text
 
 
-def test_incidents_say_where_they_began_instead_of_why_no_capsule_is_kept(run, watched):
+def test_incidents_show_their_origin_instead_of_why_there_is_no_capsule(run, watched):
     watched()
     _, text, _ = run("incidents", "cart")
     assert "first used by mean, forward pass, at cartlib/ppo.py:219" in text

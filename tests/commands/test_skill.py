@@ -1,4 +1,4 @@
-"""The skill for coding agents: what it tells them to run and to read exists."""
+"""The skill for coding agents refers only to commands and keys that exist."""
 
 import re
 import shlex

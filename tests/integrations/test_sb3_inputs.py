@@ -1,4 +1,4 @@
-"""What the environments of a Stable-Baselines3 algorithm return: which one, at which step."""
+"""Bad values from environments of Stable-Baselines3 are reported with environment and step."""
 
 from contextlib import suppress
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Sensor(gymnasium.Env):
-    """Episodes of 10 steps that are cut off; one observation or reward is wrong.
+    """Truncated episodes of 10 steps; one observation or reward is wrong.
 
     Args:
         space: of the actions.
@@ -66,7 +66,7 @@ def trained(folder, name, envs, *, steps=3 * ROLLOUT, normalize=False, **options
 
 
 def incidents(watch):
-    """Return quantity, environment and step of what each incident found."""
+    """Return quantity, environment and step of each incident's findings."""
     return [
         [(one.quantity, one.environment, one.step) for one in trouble.explanation.found]
         for trouble in watch.troubles
@@ -74,7 +74,7 @@ def incidents(watch):
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "MaskablePPO", "RecurrentPPO"])
-def test_a_terminal_observation_is_named_and_not_the_reward_that_it_spoils(name, tmp_path):
+def test_a_bad_terminal_observation_is_reported_instead_of_the_affected_reward(name, tmp_path):
     watch = trained(tmp_path, name, [{}, {"at": 40, "observation": NAN}], steps=6 * ROLLOUT)
 
     assert incidents(watch) == [[("terminal_observation[1]", 1, 40)]]
@@ -83,7 +83,7 @@ def test_a_terminal_observation_is_named_and_not_the_reward_that_it_spoils(name,
     assert origin.cause.startswith("poisoned input: variable rollout_data.")
 
 
-def test_the_last_observation_of_a_rollout_is_named_and_not_the_advantages(tmp_path):
+def test_the_last_observation_of_a_rollout_is_reported_instead_of_the_advantages(tmp_path):
     watch = trained(tmp_path, "PPO", [{"at": ROLLOUT, "observation": NAN}])
 
     assert incidents(watch) == [[("new_obs[1]", 0, ROLLOUT)]]
@@ -110,14 +110,16 @@ def test_an_observation_has_environment_and_step_and_keeps_its_operation(normali
         ("DQN", {"observation": NAN}, "new_obs[1]"),  # actions are still drawn at random
     ],
 )
-def test_what_a_buffer_holds_is_named_by_its_environment(name, wrong, expected, tmp_path):
+def test_bad_values_in_a_buffer_are_reported_with_their_environment(
+    name, wrong, expected, tmp_path
+):
     watch = trained(tmp_path, name, [{"at": 7, **wrong}])
 
     assert incidents(watch)[0] == [(expected, 0, 7)]
     assert watch.troubles[0].explanation.origin is not None
 
 
-def test_what_nothing_uses_is_reported_when_training_ends(tmp_path):
+def test_unused_bad_values_are_reported_when_training_ends(tmp_path):
     watch = trained(tmp_path, "DQN", [{"at": 6, "reward": NAN}], steps=7)
 
     assert incidents(watch) == [[("rewards", 0, 6)]]
@@ -126,7 +128,7 @@ def test_what_nothing_uses_is_reported_when_training_ends(tmp_path):
     assert not incident["kept"] or "environment" in incident["why_not_repeated"]
 
 
-def test_a_terminal_observation_that_nothing_uses_is_no_fault(tmp_path):
+def test_an_unused_terminal_observation_is_not_a_fault(tmp_path):
     class Ending(Sensor):
         def step(self, action):
             *seen, is_over, info = super().step(action)
@@ -140,7 +142,7 @@ def test_a_terminal_observation_that_nothing_uses_is_no_fault(tmp_path):
     assert callback.watch.troubles == []
 
 
-def test_halt_ends_training_before_the_action_that_a_wrong_observation_chooses(tmp_path):
+def test_halt_ends_training_before_an_action_is_chosen_from_a_bad_observation(tmp_path):
     env = DummyVecEnv([lambda: Sensor(DISCRETE, 5, NAN)])
     model = build("PPO", DISCRETE, env)
 
@@ -178,7 +180,7 @@ def test_a_watched_run_with_a_wrong_reward_equals_an_unwatched_one(tmp_path):
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
 
 
-def test_another_fault_of_a_buffer_is_not_blamed_on_what_came_in_before(tmp_path):
+def test_another_fault_of_a_buffer_is_not_attributed_to_earlier_inputs(tmp_path):
     def plant(model):
         model.replay_buffer.observations[:] = NAN
 
@@ -193,7 +195,7 @@ def test_another_fault_of_a_buffer_is_not_blamed_on_what_came_in_before(tmp_path
     ]
 
 
-def test_a_sensor_that_stays_broken_is_one_incident_with_the_place_of_each_update(tmp_path):
+def test_a_permanently_broken_sensor_is_one_incident_with_a_place_per_update(tmp_path):
     class Broken(Sensor):
         def step(self, action):
             seen, _, *rest = super().step(action)

@@ -1,4 +1,4 @@
-"""The life of a watched training of Stable-Baselines3: skipping, halting, saving, going on."""
+"""Watched training with Stable-Baselines3: skipping, halting, saving, continuing."""
 
 import copy
 import io
@@ -80,7 +80,7 @@ def test_saving_and_copying(name, tmp_path):
     assert all(map(torch.equal, model.policy.state_dict().values(), after))
 
 
-def test_beside_an_evaluation(tmp_path):
+def test_together_with_an_evaluation_callback(tmp_path):
     space = first_space("PPO")
     evaluation = EvalCallback(
         DummyVecEnv([lambda: Walk(space)]), eval_freq=20, n_eval_episodes=1, verbose=0, warn=False
@@ -92,7 +92,7 @@ def test_beside_an_evaluation(tmp_path):
     assert evaluation.n_calls == 3 * ROLLOUT
 
 
-def test_each_call_of_learn_is_a_run_and_one_that_goes_on_continues_it(tmp_path):
+def test_each_call_of_learn_is_a_run_unless_it_continues_the_previous_one(tmp_path):
     model = build("PPO", first_space("PPO"))
     model.learn(2 * ROLLOUT, callback=EsperCallback(run_dir=tmp_path))
     model.learn(2 * ROLLOUT, callback=EsperCallback(run_dir=tmp_path), reset_num_timesteps=False)
@@ -113,7 +113,7 @@ def test_off_policy_updates_have_a_length_in_time(tmp_path, monkeypatch):
     assert snapshot_of(run).run.update == 12  # one per step after the 8th
 
 
-def test_an_exception_of_the_environment_is_no_incident(tmp_path):
+def test_an_exception_of_the_environment_is_not_an_incident(tmp_path):
     def broken(step, observation, reward):
         if step == 40:
             raise RuntimeError("the simulator crashed")

@@ -1,4 +1,4 @@
-"""Recordings of a stranger: each is refused in one sentence, or computes what it says."""
+"""Untrusted recordings are rejected in one sentence, or computed as recorded."""
 
 import copy
 import re
@@ -101,7 +101,7 @@ INPUT = ("plan", "inputs", 0)
         (at("data", STORAGES, 0, value=torch.zeros(0, dtype=torch.uint8)), "larger"),
     ],
 )
-def test_a_tampered_recording_is_refused_in_one_sentence(change, expected, capsule):
+def test_a_tampered_recording_is_rejected_in_one_sentence(change, expected, capsule):
     message = refusal(capsule, change)
 
     assert any(word in message for word in expected.split("|")), message
@@ -122,7 +122,7 @@ def test_a_tampered_recording_is_refused_in_one_sentence(change, expected, capsu
         [["aten.zeros.default", [[1] * 5_000_000], {}, [9000], 0]],
     ],
 )
-def test_a_recording_cannot_take_endless_time(operations, capsule):
+def test_the_time_for_a_recording_is_limited(operations, capsule):
     def change(values):
         values["plan"]["operations"][:0] = operations
 
@@ -136,7 +136,7 @@ def test_a_recording_cannot_take_endless_time(operations, capsule):
         ["aten.full.default", [[2**20, 2**20], 1.0], {}, [9000], 0],
     ],
 )
-def test_a_recording_cannot_take_the_memory_of_the_machine(operation, capsule):
+def test_the_memory_for_a_recording_is_limited(operation, capsule):
     def change(values):
         values["plan"]["operations"].insert(0, operation)
 
@@ -237,7 +237,7 @@ def index(*shape, value=FAR):
          [A, B, C, D, E, D, D, False, [], 2, 64, 1, True, False, False, True], "weight does not"),
     ],
 )  # fmt: skip
-def test_no_operation_leaves_the_memory_of_its_tensors(name, tensors, args, expected, capsule):
+def test_no_operation_accesses_memory_outside_its_tensors(name, tensors, args, expected, capsule):
     change = given(*tensors)
 
     message = refusal(capsule, lambda values: change(values, [(f"aten.{name}", args, 3)]))
@@ -247,7 +247,7 @@ def test_no_operation_leaves_the_memory_of_its_tensors(name, tensors, args, expe
 
 
 @pytest.mark.parametrize("code", ["of = the.capsule", None])
-def test_the_text_of_a_line_comes_from_the_capsule_alone(code, capsule):
+def test_source_lines_come_only_from_the_capsule(code, capsule):
     path, values = capsule[0], copy.deepcopy(capsule[1])
     for place in values["plan"]["places"]:
         place.update(file=__file__, line=1, loop=(__file__, 1), code=code)
@@ -268,14 +268,14 @@ def test_an_altered_recording_is_not_reproduced(capsule):
     assert replay.origin is None
 
 
-def test_endless_work_ends_with_a_sentence_about_the_time(tmp_path):
-    """A stranger's capsule is repeated in a process that is killed when its time is over."""
+def test_an_endless_replay_is_stopped_with_an_error_about_the_time_limit(tmp_path):
+    """An untrusted capsule is repeated in a process that is killed after the time limit."""
     request = Request(str(tmp_path), "absent", None, None, True, False, 80, False)
     with pytest.raises(ReplayProcessError, match=r"stopped after 0.01 s; increase --timeout"):
         replay_in_process(request, NO_PROGRESS, 0.01)
 
 
-def test_a_crash_of_the_process_is_a_sentence(tmp_path, monkeypatch):
+def test_a_crash_of_the_replay_process_is_reported_in_one_sentence(tmp_path, monkeypatch):
     crashing = tmp_path / "python"
     crashing.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crashing.chmod(0o755)

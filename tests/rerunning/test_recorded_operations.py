@@ -134,7 +134,7 @@ def test_an_algorithm_that_cannot_be_rebuilt_is_repeated(name, settings, tmp_pat
     assert replay.origin is not None
 
 
-def test_what_uses_other_operations_says_so(tmp_path):
+def test_unsupported_operations_are_reported(tmp_path):
     class Doubling(torch.autograd.Function):
         @staticmethod
         def forward(_ctx, values):

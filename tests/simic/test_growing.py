@@ -45,7 +45,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Somebody's own data: noisy waves of three shapes, with labels in words."""
+    """User data: noisy waves of three shapes, with labels as words."""
     generator = np.random.default_rng(0)
     turns = np.linspace(0, 6, 40) + generator.uniform(0, 6, (400, 1))
     shapes = np.stack([np.sin(turns), np.sign(np.sin(turns)), np.zeros_like(turns)])

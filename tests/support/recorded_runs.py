@@ -9,7 +9,7 @@ from esper.simic.command_progress import NoProgress
 
 
 class Net(nn.Module):
-    """A network whose output is scaled by a root, which breaks below 0 and has no slope at 0."""
+    """A network whose output is scaled by a square root: NaN below 0, infinite derivative at 0."""
 
     def __init__(self):
         super().__init__()

@@ -13,7 +13,7 @@ def first_space(name):
 
 
 def trained(folder, model, *callbacks, steps=3 * ROLLOUT, **options):
-    """Train under a watch until the end or a refusal of NaN; return the watch."""
+    """Train under a watch until the end, or until PyTorch rejects a NaN; return the watch."""
     callback = EsperCallback(run_dir=folder, **options)
     with suppress(ValueError):
         model.learn(steps, callback=[*callbacks, callback])

@@ -1,4 +1,4 @@
-"""Masks of -inf that are added to logits or scores: intended, and never the fault that is named."""
+"""Masks of -inf that are added to logits or scores are intended and never reported as faults."""
 
 import math
 
@@ -91,7 +91,7 @@ def model():
 
 
 @pytest.mark.parametrize("make_mask", MASKS)
-def test_a_mask_is_no_fault_and_hides_none(model, make_mask):
+def test_a_mask_is_not_a_fault_and_hides_no_fault(model, make_mask):
     assert not train(ActorCritic(), make_mask).troubles
     watch = train(model, make_mask, reward=broken)
     assert found(watch)[0] == ("shared", "rewards", "nan")
@@ -100,7 +100,7 @@ def test_a_mask_is_no_fault_and_hides_none(model, make_mask):
 
 
 @pytest.mark.parametrize("make_mask", [existing, filled])
-def test_a_mask_hides_no_fault_where_the_loop_is_not_run_again(model, make_mask):
+def test_a_mask_hides_no_fault_if_the_loop_is_not_run_again(model, make_mask):
     watch = train(model, make_mask, reward=broken, replay="off")
     assert watch.troubles[0].explanation.origin is None
     assert found(watch)[0] == ("shared", "rewards", "nan")
@@ -115,7 +115,7 @@ def selected(logits):
 
 
 @pytest.mark.parametrize("masked_by", [written, selected])
-def test_minus_infinity_that_is_written_into_logits_is_a_mask(model, masked_by):
+def test_minus_infinity_written_into_logits_is_a_mask(model, masked_by):
     optimizer = torch.optim.Adam(model.parameters())
     with Watch([model], [optimizer], {"action": 3}) as watch:
         for step in range(3):
@@ -130,7 +130,7 @@ def test_minus_infinity_that_is_written_into_logits_is_a_mask(model, masked_by):
     assert found(watch)[0] == ("shared", "rewards", "nan")
 
 
-def test_a_logit_of_minus_infinity_is_found_beside_a_mask(model):
+def test_a_bad_logit_of_minus_infinity_is_found_despite_a_mask(model):
     def before(step):
         if step == 1:
             with torch.no_grad():
@@ -141,7 +141,7 @@ def test_a_logit_of_minus_infinity_is_found_beside_a_mask(model):
     assert found(watch)[0][1] == "logits"
 
 
-def test_a_reward_of_minus_infinity_is_no_mask(model):
+def test_a_reward_of_minus_infinity_is_not_a_mask(model):
     def sparse(step, rewards):
         rewards = torch.zeros_like(rewards)
         rewards[3] = -INF if step == 1 else 1.0
@@ -170,7 +170,7 @@ def test_a_mask_that_is_used_in_arithmetic_is_the_fault(model):
 
 
 @pytest.mark.parametrize("is_in_loop", [False, True])
-def test_a_mask_of_attention_is_no_fault_and_hides_none(is_in_loop):
+def test_an_attention_mask_is_not_a_fault_and_hides_no_fault(is_in_loop):
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
     optimizer = torch.optim.Adam(layer.parameters())

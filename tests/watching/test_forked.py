@@ -1,4 +1,4 @@
-"""A minibatch is repeated in a child process: nothing that it changes is seen by the training."""
+"""Repeating a minibatch in a child process has no side effects on training."""
 
 import logging
 import queue
@@ -96,7 +96,7 @@ def train(folder, *, is_watched, change=World.change):
 
 
 @forks
-def test_whatever_a_second_run_changes_training_goes_on_as_if_there_was_none(tmp_path):
+def test_a_second_run_has_no_effect_on_training(tmp_path):
     alone, _ = train(tmp_path / "alone", is_watched=False)
     state, watch = train(tmp_path / "watched", is_watched=True)
 
@@ -106,7 +106,7 @@ def test_whatever_a_second_run_changes_training_goes_on_as_if_there_was_none(tmp
 
 
 @forks
-def test_a_child_finds_what_a_second_run_in_place_finds(tmp_path, monkeypatch):
+def test_a_child_process_gives_the_same_result_as_a_second_run_in_place(tmp_path, monkeypatch):
     def nothing(*_):
         return 0.0
 
@@ -123,7 +123,7 @@ def test_a_child_finds_what_a_second_run_in_place_finds(tmp_path, monkeypatch):
 
 
 @forks
-def test_a_second_run_that_waits_for_ever_is_killed(tmp_path, monkeypatch):
+def test_a_second_run_that_waits_forever_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(forked, "LIMIT_S", 0.5)
     items = queue.Queue()
     for _ in range(STEPS):
@@ -138,7 +138,7 @@ def test_a_second_run_that_waits_for_ever_is_killed(tmp_path, monkeypatch):
 
 
 @forks
-def test_a_second_run_may_take_longer_where_its_minibatch_took_long(tmp_path, monkeypatch):
+def test_the_time_limit_of_a_second_run_grows_with_the_minibatch(tmp_path, monkeypatch):
     monkeypatch.setattr(forked, "LIMIT_S", 0.01)
     clock = time.monotonic
 

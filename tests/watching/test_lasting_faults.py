@@ -1,4 +1,4 @@
-"""A fault that lasts is one incident, is traced once, and lets training stand still aloud."""
+"""A lasting fault is one incident, is traced once, and turns on the light `stalled`."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from esper.watching.watch import NonfiniteHalt, Watch
 UPDATES, STEPS, MINIBATCHES = 5, 4, 2
 
 
-CALLS = []  # an attribute of the agent would be put back after a repetition
+CALLS = []  # an attribute of the agent would be restored after a repetition
 
 
 class Agent(nn.Module):
@@ -75,7 +75,7 @@ def test_a_finite_weight_that_stays_bad_is_one_incident_and_its_minibatches_run_
     assert CALLS.count(True) == UPDATES * MINIBATCHES + 1
 
 
-def test_a_weight_that_is_nan_lets_training_stand_still(agent):
+def test_a_nan_weight_stalls_training(agent):
     def plant(update):
         if update == 1:
             agent.actor_mean.weight.data[0, 0] = torch.nan
@@ -86,7 +86,7 @@ def test_a_weight_that_is_nan_lets_training_stand_still(agent):
     assert watch.is_stalled
 
 
-def test_a_fault_that_comes_again_after_a_healthy_update_is_news(agent):
+def test_a_fault_that_recurs_after_a_healthy_update_is_reported_again(agent):
     def plant(update):
         agent.actor_logstd.data[0, 1] = 100.0 if update in (1, 3) else 0.0
 
@@ -96,7 +96,7 @@ def test_a_fault_that_comes_again_after_a_healthy_update_is_news(agent):
     assert not watch.is_stalled
 
 
-def test_another_head_beside_a_lasting_fault_is_news(agent):
+def test_a_fault_in_another_head_is_reported_during_a_lasting_fault(agent):
     def plant(update):
         if update in (1, 2):
             agent.actor_logstd.data[0, update - 1] = 100.0

@@ -96,7 +96,7 @@ def test_a_clean_training_is_clean(agent, optimizer):
     ("planted", "name"),
     [({"observation": torch.nan}, "observations"), ({"advantage": torch.inf}, "advantages")],
 )
-def test_an_input_is_named_as_the_loop_names_it(agent, optimizer, planted, name):
+def test_an_input_is_reported_with_its_name_in_the_loop(agent, optimizer, planted, name):
     with Watch([agent], [optimizer], HEADS) as watch:
         train(agent, optimizer, **planted)
 
@@ -183,7 +183,7 @@ def test_a_watched_training_equals_an_unwatched_one(planted):
             )
 
 
-def test_skip_leaves_the_step_out(agent, optimizer):
+def test_skip_skips_the_step(agent, optimizer):
     with Watch([agent], [optimizer], HEADS, on_nonfinite="skip") as watch:
         train(agent, optimizer, advantage=torch.nan)
 
@@ -261,7 +261,7 @@ def test_the_optimizer_is_found_when_none_is_given(agent, optimizer):
     assert found(watch) == [("shared", "advantages", "nan")]
 
 
-def test_weights_that_do_not_move_are_seen(agent):
+def test_weights_that_do_not_move_are_detected(agent):
     still = torch.optim.SGD(agent.parameters(), lr=0.0)
     agent.trunk[1] = nn.Identity()
     with Watch([agent], [still], HEADS) as watch:
@@ -271,7 +271,7 @@ def test_weights_that_do_not_move_are_seen(agent):
     assert is_stalled
 
 
-def test_gradients_that_a_library_replaces_by_zeros_are_standing_still(agent, optimizer):
+def test_gradients_replaced_by_zeros_count_as_stalled(agent, optimizer):
     """Adam's momentum still moves the weights then."""
     with Watch([agent], [optimizer], HEADS) as watch:
         train(agent, optimizer, updates=2)
@@ -301,7 +301,7 @@ def test_an_exception_is_explained(agent, optimizer):
     assert ("shared", "targets", "nan") in found(watch)
 
 
-def test_a_logged_nan_stays_to_the_end_of_its_update(agent, optimizer):
+def test_a_logged_nan_is_kept_until_the_end_of_its_update(agent, optimizer):
     with Watch([agent], [optimizer], HEADS) as watch:
         for values in ((1.0, torch.nan, 2.0), (3.0, 4.0)):
             for value in values:

@@ -1,4 +1,4 @@
-"""A loop's body runs a second time only if that changes nothing, takes nothing and never waits."""
+"""A loop's body is run a second time only if it has no side effects and does not wait."""
 
 import collections
 import importlib.util
@@ -62,7 +62,7 @@ ALLOWED = (
 
 
 class Meter:
-    """Counts its calls in a place that is not put back."""
+    """Counts its calls in a place that is not restored."""
 
     def __init__(self):
         self.calls = collections.Counter()

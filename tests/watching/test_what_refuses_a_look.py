@@ -1,4 +1,4 @@
-"""Objects, tensors and parameters that cannot be looked at hide nothing, and stop nothing."""
+"""Objects, tensors and parameters that cannot be checked hide no fault and do not stop training."""
 
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -111,7 +111,7 @@ def test_a_parameter_without_values_hides_nothing(of_all):
     assert bool(model.weight.isfinite().all())
 
 
-def test_sparse_gradients_are_looked_at():
+def test_sparse_gradients_are_checked():
     torch.manual_seed(0)
     model = nn.Embedding(10, 4, sparse=True)
     optimizer = torch.optim.SparseAdam(model.parameters())
@@ -125,7 +125,7 @@ def test_sparse_gradients_are_looked_at():
 
 
 @pytest.mark.parametrize("broken", ["causes_first", "counters_in", "named_tensors"])
-def test_the_light_is_not_lost_with_its_explanation(monkeypatch, broken):
+def test_the_light_comes_on_even_if_the_explanation_fails(monkeypatch, broken):
     def fail(*_):
         raise ValueError("broken")
 
@@ -140,7 +140,7 @@ def test_the_light_is_not_lost_with_its_explanation(monkeypatch, broken):
     assert ("the watch failed" in first.explanation.why_no_origin) == is_needed
 
 
-def test_what_can_be_put_back_is_if_something_cannot():
+def test_all_other_state_is_restored_if_one_item_cannot_be():
     model, generator = nn.Linear(2, 2), torch.Generator().manual_seed(3)
     model.register_buffer("mean", torch.zeros(2))
     owner, state = SimpleNamespace(count=1), generator.get_state()
@@ -192,13 +192,13 @@ def train_masked(model, *, fault=lambda step: None):
     return watch
 
 
-def test_a_layer_that_masks_by_itself_is_no_fault():
+def test_a_layer_with_its_own_mask_is_not_a_fault():
     watch = train_masked(Masked(4, 3))
 
     assert (watch.troubles, watch.failures) == ([], 0), watch.last_failure
 
 
-def test_a_fault_of_a_layer_that_masks_by_itself_is_found():
+def test_a_fault_of_a_layer_with_its_own_mask_is_found():
     model = Masked(4, 3)
 
     def fault(step):

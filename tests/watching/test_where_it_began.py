@@ -100,7 +100,7 @@ def test_a_standard_deviation_that_overflows_is_named_before_what_is_drawn_with_
     assert origin(watch).operation.place.code == "action_std = torch.exp(action_logstd)"
 
 
-def test_a_standard_deviation_that_the_model_limits_is_no_fault(gaussian):
+def test_a_standard_deviation_that_the_model_clamps_is_not_a_fault(gaussian):
     gaussian.actor_logstd = nn.Parameter(torch.full((1, 3), 100.0))
     gaussian.actor_logstd.register_hook(torch.zeros_like)
 
@@ -116,7 +116,7 @@ def test_a_standard_deviation_that_the_model_limits_is_no_fault(gaussian):
     assert watch.troubles == []
 
 
-def test_a_variable_that_nothing_uses_is_no_name(gaussian):
+def test_an_unused_variable_gives_no_name(gaussian):
     optimizer = torch.optim.Adam(gaussian.parameters())
     with Watch([gaussian], [optimizer]) as watch:
         for _ in range(1):
@@ -252,7 +252,7 @@ def test_a_standard_deviation_whose_square_overflows_lights_its_dimension_while_
     assert origin(watch).operation.base == "pow"
 
 
-def test_a_loop_of_ones_own_says_at_which_of_its_steps_an_observation_came_in(gaussian):
+def test_a_custom_loop_reports_the_step_counters_of_a_bad_observation(gaussian):
     def act(observations):
         for step, seen in enumerate(observations):
             global_step = 2 * step

@@ -1,4 +1,4 @@
-"""Whose steps a watch looks at, and that it repeats nothing where other processes take part."""
+"""The optimizers that a watch checks; no repetition if training runs in several processes."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_a_step_is_bad_if_only_gradients_of_another_model_are(clips):
     assert all(bool(one.isfinite().all()) for one in [*model.parameters(), *encoder.parameters()])
 
 
-def test_an_optimizer_of_another_model_is_left_alone():
+def test_an_optimizer_of_another_model_is_ignored():
     model, other = nn.Linear(4, 3), nn.Linear(4, 3)
     optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
     with Watch([model]) as watch:
@@ -72,7 +72,7 @@ def test_an_optimizer_of_another_model_is_left_alone():
         assert watch.has_stepped
 
 
-def test_nothing_is_repeated_where_training_runs_in_several_processes(monkeypatch):
+def test_nothing_is_repeated_if_training_runs_in_several_processes(monkeypatch):
     calls = []
 
     class Model(nn.Linear):

@@ -22,7 +22,7 @@ def add_health(verbs: Any) -> None:
         "health",
         _health,
         "show which heads ever produced NaN or Inf; exit code 1 if any did, or if a watched run "
-        "stood still",
+        "stalled",
     )
     add_run(parser)
     add_run_dir(parser)
@@ -31,9 +31,8 @@ def add_health(verbs: Any) -> None:
         "--fail-on",
         default="inf,nan,stalled",
         metavar="KINDS",
-        help="what makes the exit code 1: inf, nan, stalled, several of them with commas, or '' "
-        "for nothing "
-        "(default: %(default)s)",
+        help="lights that cause exit code 1: inf, nan, stalled, separated by commas, or '' for "
+        "none (default: %(default)s)",
     )
 
 

@@ -24,6 +24,7 @@ def add_run_script(verbs: Any) -> None:
         run_script,
         "run a training script that calls esper.watch, and show it in Sanctum (on a terminal)",
     )
+    parser.usage = "esper run [options] -- COMMAND ..."
     add_run_dir(parser)
     parser.add_argument("--name", default="", help="name of the run (default: the script's name)")
     parser.add_argument(
@@ -37,7 +38,7 @@ def add_run_script(verbs: Any) -> None:
         "command",
         nargs=argparse.REMAINDER,
         metavar="-- COMMAND",
-        help="the program and its arguments, such as: -- python train.py --steps 1000",
+        help="the training program and its arguments, such as: -- python train.py --steps 1000",
     )
 
 

@@ -1,4 +1,4 @@
-"""`esper skill`: how a coding agent asks Esper what broke."""
+"""`esper skill`: print instructions for coding agents."""
 
 import argparse
 from importlib.resources import files
@@ -13,7 +13,7 @@ def add_skill(verbs: Any) -> None:
         verbs,
         "skill",
         _skill,
-        "print SKILL.md, which tells a coding agent how to ask what broke and what to do",
+        "print SKILL.md: instructions for coding agents on finding and fixing the cause of a NaN",
     )
 
 

@@ -9,7 +9,7 @@ _SIGNS: Final = "●─▁⣿"
 
 
 def is_screen() -> bool:
-    """Return whether somebody sits at a terminal in which a cursor can be moved."""
+    """Return whether input and output are a terminal in which the cursor can be moved."""
     is_dumb = os.environ.get("TERM") == "dumb"
     return sys.stdin.isatty() and sys.stdout.isatty() and not is_dumb
 

@@ -1,6 +1,6 @@
-"""Starts this process as a rank of a run: prepares the run, or hears of it, and joins the others.
+"""Starts this process as a rank of a run: rank 0 prepares the run, and the others join it.
 
-torch is only imported once the ranks meet, so that rank 0 refuses wrong settings at once.
+torch is imported only after that, so that rank 0 rejects invalid settings immediately.
 """
 
 import os
@@ -20,45 +20,45 @@ from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 
 if TYPE_CHECKING:
     from esper.simic.ranks.collectives import Ranks
-    from esper.simic.ranks.meeting import Meeting, Told
+    from esper.simic.ranks.meeting import Meeting, RunAnnouncement
     from esper.simic.ranks.peers import Hub, Spoke
 
 _SET_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
-#: Prepares the run, given the path of the run that was trained before a restart, or nothing.
+#: Prepares the run; its argument is the path of the run before a restart, or empty.
 Prepare = Callable[[str], HeldRun]
 
 
 class RefusedElsewhereError(EsperError):
-    """Rank 0 could not prepare the run; its process has said why."""
+    """Rank 0 could not prepare the run; its process has reported why."""
 
 
 class RankStart:
     """The start of one rank.
 
     Args:
-        rank: what the launcher says.
+        rank: rank of this process as set by the launcher.
     """
 
     def __init__(self, rank: Rank) -> None:
         self.rank = rank
         self._meeting: Meeting | None = None
-        self._told: Told | None = None
+        self._announcement: RunAnnouncement | None = None
         _end_with_launcher()
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, which prepares the run and speaks for all."""
+        """Whether this is rank 0, which prepares the run and prints for all ranks."""
         return self.rank.rank == 0
 
     def run(self, prepare: Prepare) -> HeldRun:
-        """Return the run of this rank, locked: of rank 0 the run itself, of others their folder.
+        """Return this rank's locked folder: for rank 0 the run's, for other ranks their own.
 
         Args:
-            prepare: prepares the run; called in rank 0 alone.
+            prepare: prepares the run; called only in rank 0.
 
         Raises:
             RefusedElsewhereError: in other ranks, if rank 0 could not prepare the run.
-            MeetingError: the ranks do not meet.
+            MeetingError: the ranks cannot connect.
             EsperError: raised by `prepare`.
         """
         if self.is_first:
@@ -66,13 +66,13 @@ class RankStart:
         from esper.simic.ranks.meeting import Refused
 
         try:
-            self._told = self._met().hear()
+            self._announcement = self._met().wait_for_run()
         except Refused as error:
             raise RefusedElsewhereError(str(error)) from error
-        run = Path(self._told.run)
+        run = Path(self._announcement.run)
         try:
             folder = create_rank_folder(run, self.rank.rank)
-            (folder / CONFIG_NAME).write_text(self._told.config)
+            (folder / CONFIG_NAME).write_text(self._announcement.config)
         except OSError as error:
             raise ConfigError(f"cannot write into {run}: {error.strerror}") from error
         return HeldRun(folder)
@@ -88,31 +88,31 @@ class RankStart:
             raise
 
     def refuse(self) -> None:
-        """Tell the other ranks, which wait for a run, that there is none."""
-        from esper.simic.ranks.meeting import MeetingError, Told
+        """Announce to the waiting ranks that there is no run."""
+        from esper.simic.ranks.meeting import MeetingError, RunAnnouncement
 
         with suppress(MeetingError, RuntimeError):
-            self._met().tell(Told(run=""))
+            self._met().announce(RunAnnouncement(run=""))
 
     @contextmanager
     def joined(self, config: TrainingConfig, run: Path, stop: StopRequest) -> "Iterator[Ranks]":
-        """Join the other ranks within the block; at its end they learn how this one ended.
+        """Join the other ranks inside the block; at its end, they are informed how this rank ended.
 
         Args:
             config: the run's settings.
             run: the run's directory; used in rank 0.
-            stop: the requests of this process; those of other ranks become its own.
+            stop: stop requests of this process; requests from other ranks are added.
 
         Raises:
-            MeetingError: the ranks do not come together.
+            MeetingError: the process group cannot be initialised.
         """
-        from esper.simic.ranks.meeting import Told
+        from esper.simic.ranks.meeting import RunAnnouncement
         from esper.simic.training.ranks.rank_news import RankNews
 
         meeting, news = self._met(), RankNews(stop)
         if self.is_first:
             hub = meeting.hub(news)
-            told = Told(
+            announcement = RunAnnouncement(
                 run=str(run.absolute()),
                 config=(run / CONFIG_NAME).read_text(),
                 pid=os.getpid(),
@@ -120,11 +120,11 @@ class RankStart:
                 port=hub.port,
                 token=hub.token,
             )
-            meeting.tell(told)
+            meeting.announce(announcement)
             peers: Hub | Spoke = hub
         else:
-            assert self._told is not None
-            peers = meeting.spoke(self._told, news)
+            assert self._announcement is not None
+            peers = meeting.spoke(self._announcement, news)
         stop.when_at_once(peers.ask_to_stop)
         stop.when_checkpoint_wanted(peers.ask_for_checkpoint)
         failure = ""
@@ -149,7 +149,7 @@ class RankStart:
 
 
 def _end_with_launcher() -> None:
-    """Have the system stop this process, resumably, when torchrun is killed. Linux only."""
+    """Let the system stop this process (resumably) when torchrun is killed. Linux only."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         with suppress(AttributeError, OSError):
             CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM))

@@ -1,6 +1,6 @@
-"""`--resume auto`: goes on with the newest run of a name, or creates it.
+"""`--resume auto`: resumes the newest run with a name, or creates a new one.
 
-For schedulers, which start one command again and again.
+This is useful with schedulers, which restart the same command.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from esper.leyline.task_names import parse_task_name
 from esper.run_lock import HeldRun
 from esper.simic.config import read_config
 
-#: The value of --resume that this module is about.
+#: The value of --resume that this module handles.
 AUTO: Final = "auto"
 
 
@@ -32,12 +32,12 @@ def prepare_newest(
     """Prepare the newest run of a name to be resumed, or a new one if there is none.
 
     Args:
-        run_dir: the folder that holds runs.
+        run_dir: the folder that contains runs.
         given: settings by name; they override the settings file. When a run is resumed, only
             `RESUMABLE_SETTINGS` may differ from those of the run.
         config_file: a settings file; None for the defaults.
         name: name of the run; the task's name if empty.
-        report: receives which run it is, warnings, and the reason for a wait, a sentence each.
+        report: receives sentences: the chosen run, warnings, and reasons for waiting.
         force, data_changed: as in `prepare_resume`.
 
     Raises:

@@ -21,7 +21,7 @@ SCHEMA_VERSION: Final = 1
 SHARED: Final = "shared"
 #: Group of failures in the training of a host network.
 HOSTS: Final = "hosts"
-#: Groups that have lights of their own beside the heads, with the name of each in a sentence.
+#: Groups that have their own lights in addition to the heads, with their names in sentences.
 GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 
 #: Updates that take steps and move no weight, one after another, before that counts as stalled.

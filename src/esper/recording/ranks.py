@@ -168,7 +168,7 @@ def _store(rank: Rank) -> Any:
             f"where the ranks agree on their run: {error}"
         ) from error
     raise RanksError(
-        f"this is rank {rank.rank} of {rank.world_size}, and there is no connection to the others: "
+        f"this is rank {rank.rank} of {rank.world_size}, and it cannot connect to the others: "
         "call esper.watch after torch.distributed.init_process_group, or start the script with "
         "torchrun"
     )

@@ -1,1 +1,1 @@
-"""Repeats updates of watched runs from their capsules, in a process of its own."""
+"""Repeats updates of watched runs from their capsules, in a separate process."""

@@ -44,7 +44,7 @@ class Rule:
     latest: float = 0.6
 
 
-#: Rules that somebody would try by hand, the best of which is a baseline.
+#: Rules that a person would try by hand; the best one is a baseline.
 HAND_RULES: dict[str, Rule] = {
     "conv in every slot": Rule(),
     "conv in every slot, soon": Rule(trial=0.04),

@@ -1,6 +1,6 @@
-"""What a watch does about a bad step: by itself, or together with the other ranks.
+"""Reaction of a watch to a bad step, alone or together with the other ranks.
 
-All ranks leave out the same optimizer steps, and end training at the same step.
+All ranks skip the same optimizer steps, and end training at the same step.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,17 +15,17 @@ OnNonfinite = Literal["report", "skip", "halt"]
 
 
 class Agreement:
-    """Decides, with all other ranks, whether the step that comes is a bad one.
+    """Decides together with all ranks whether the next optimizer step is bad.
 
-    Every rank calls `ask` once before each of its optimizer steps, whatever it saw. So the calls
-    match however different the data of the ranks are.
+    Every rank calls `ask` once before each of its optimizer steps, so the calls match even if the
+    ranks have different data.
 
     Args:
-        device: of the model; the flags lie there.
+        device: the model's device, which also holds the flags.
 
     Attributes:
-        blamed: the ranks that saw something in the last bad step, this one included.
-        is_pending: whether this rank saw something since the last step, while acting.
+        blamed: the ranks with a non-finite value in the last bad step, including this one.
+        is_pending: whether this rank had a non-finite value while acting since the last step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,12 +34,12 @@ class Agreement:
         self.is_pending = False
 
     def ask(self, *, is_bad: bool) -> bool:
-        """Return whether the step is bad in any rank; this is a collective.
+        """Return whether the step is bad in any rank; this is a collective operation.
 
-        Without a process group, each rank decides for itself.
+        Without a process group, each rank decides alone.
 
         Args:
-            is_bad: whether this rank saw something that is not finite.
+            is_bad: whether this rank has a non-finite value.
 
         Raises:
             RuntimeError: another rank has ended.
@@ -57,20 +57,20 @@ class Agreement:
 
     @property
     def others(self) -> tuple[int, ...]:
-        """The ranks that saw something in the last bad step, if this rank did not."""
+        """The ranks with a non-finite value in the last bad step, if this rank had none."""
         own = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         return () if own in self.blamed else self.blamed
 
 
 class Reaction:
-    """Does about a bad step what was chosen.
+    """Reacts to a bad step as set by `on_nonfinite`.
 
     Args:
-        on_nonfinite: what that is.
-        agreement: with the other ranks; None: this process decides alone.
-        guard: of the watch.
-        halt: ends training; it is given the other ranks that saw something, if this one did not.
-        leave_out: leaves the step of an optimizer out, with the same ranks.
+        on_nonfinite: the watch's setting.
+        agreement: agreement with the other ranks; None if this process decides alone.
+        guard: the watch's guard.
+        halt: ends training; receives the other ranks with a non-finite value, if this one had none.
+        leave_out: skips an optimizer's step; receives the same ranks.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class Reaction:
         self._leave_out = leave_out
 
     def is_bad(self, is_bad_here: bool) -> bool:
-        """Return whether the step that comes is bad: here or, if ranks decide, in any of them."""
+        """Return whether the next step is bad, here or (if ranks decide together) in any rank."""
         if self._agreement is None:
             return is_bad_here
-        with self._guard:  # another rank may have ended: the training finds that out by itself
+        with self._guard:  # another rank may have ended, which training detects itself
             return self._agreement.ask(is_bad=is_bad_here)
         return is_bad_here
 
     def to_step(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Leave a bad step out or end training, as it was chosen; None for no optimizer's step."""
+        """Skip a bad step or end training, as set; None if there is no optimizer step."""
         others = () if self._agreement is None else self._agreement.others
         if self._on_nonfinite == "halt":
             self._halt(others)
@@ -104,7 +104,7 @@ class Reaction:
             self._leave_out(optimizer, others)
 
     def to_acting(self) -> None:
-        """End training, if that was chosen: with other ranks, at the step that comes."""
+        """End training if set to "halt"; with other ranks, at the next step."""
         if self._on_nonfinite != "halt":
             return
         if self._agreement is None:

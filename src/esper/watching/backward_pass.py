@@ -1,4 +1,4 @@
-"""What is looked at where a backward pass ends: its loss; without an optimizer, its gradients."""
+"""Checks at the end of a backward pass: the loss and, without an optimizer, the gradients."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -10,12 +10,12 @@ _MOST_NODES = 100_000  # of a graph that are searched
 
 
 class NoOptimizer:
-    """Stands for the optimizer of a loop that changes the weights by its own statements.
+    """Represents the optimizer of a loop that changes the weights itself.
 
     Each of its backward passes counts as a step.
 
     Args:
-        parameters: that the loop trains.
+        parameters: the trained parameters.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -24,7 +24,7 @@ class NoOptimizer:
 
 
 def losses_in(tensors: Any) -> list[Tensor]:
-    """Return the plain scalars among what a backward pass was called for."""
+    """Return the scalars that a backward pass was called for."""
     given = (tensors,) if isinstance(tensors, Tensor) else tensors
     return [
         one
@@ -37,7 +37,7 @@ def reaches(loss: Tensor, parameters: Collection[int]) -> bool:
     """Return whether a loss was computed from one of some parameters.
 
     Args:
-        loss: whose graph is searched. Its buffers may be freed.
+        loss: the loss whose graph is searched; its buffers may be freed.
         parameters: their ids.
     """
     seen: set[Any] = set()

@@ -1,4 +1,4 @@
-"""The heads of a model: the parts of its output that have lights of their own.
+"""The heads of a model: the parts of its output with their own lights.
 
 A head is one component of an action: a categorical choice, a dimension of a Gaussian, or whatever a
 module computes. Heads that share one output layer lie side by side in the layer's last axis.

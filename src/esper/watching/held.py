@@ -21,7 +21,8 @@ class HeldMinibatch:
 
     Attributes:
         clips: parameters whose gradients were clipped together, with the norm before.
-        gradients: of each part before clipping, if a norm was not finite.
+        gradients: of each part before clipping, if a norm was not finite. Of what processes share,
+            here and below, those in this one.
         results: scalars that are finite if what was computed is, such as the sums of outputs and
             the losses; with owner and quantity.
         bad_loss: kind of a loss whose backward pass was called; empty if all are finite.

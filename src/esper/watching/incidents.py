@@ -83,12 +83,12 @@ class Incidents:
             held: values held of the minibatch.
             stack: frames, innermost first.
             phase: "acting" or "update".
-            outputs: of the output layer, each with what the layer took.
-            rngs: states of the random generator after the last steps, the newest first.
-            optimizer: that is about to step; None before.
-            only_if_found: report nothing if no tensor is found that is not finite.
-            only_if_harmful: report nothing that a loss scale explains.
-            is_harmless: whether what follows is no consequence, as after finite gradients.
+            outputs: input and output of each call of the output layer.
+            rngs: states of the random generator after the last steps, newest first.
+            optimizer: the optimizer about to step; None if there is none.
+            only_if_found: report nothing if no non-finite tensor is found.
+            only_if_harmful: report nothing that a too large loss scale explains.
+            is_harmless: whether later findings are not consequences, as after finite gradients.
         """
         held.is_explained = phase == "update"
         if self.is_broken or (phase == "acting" and self.acting_is_explained):

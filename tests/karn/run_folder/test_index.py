@@ -1,4 +1,4 @@
-"""The index of a folder: it saves reading, and is never believed over a store."""
+"""The index of a folder avoids reading stores, but a changed store always takes precedence."""
 
 import fcntl
 import os

@@ -65,7 +65,7 @@ def test_a_locked_run_is_kept(sweep, esper):
         fcntl.flock(lock, fcntl.LOCK_EX)
         for arguments in (("prune", "amber"), ("archive", "amber")):
             code, _, err = esper(*arguments, "--yes")
-            assert (code, "is being trained: it stays" in err) == (1, True)
+            assert (code, "is being trained: it is kept" in err) == (1, True)
     assert "amber" in names(sweep)
 
 

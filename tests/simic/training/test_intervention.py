@@ -92,7 +92,7 @@ def test_repeated_bad_updates_roll_back_and_then_halt(train: Train, tmp_path: Pa
     )
     assert log.payloads[-1] == ending
     assert weights_after(tmp_path, 4).isfinite().all()
-    # Whoever resumes it gives it as many tries as at first.
+    # A resumed run has as many tries as a new one.
     _, log = train(episodes=48, inject=drills(20), nonfinite_patience=2)
     assert [taken.action for taken in log.of(InterventionTaken)] == actions
 

@@ -144,7 +144,7 @@ def _light(view: RunView, light: Light, seen: FirstSighting | None) -> Alert:
     head, kind = light
     snapshot = view.frame.snapshot
     is_planted = snapshot.tamiyo.planted(kind).get(head, False)
-    # A real fault after a drill needs an alert of its own.
+    # A real fault after a drill needs a separate alert.
     key = f"light:{head}:{kind}" + (":drill" if is_planted else "")
     at = _line_time(view, head, LIGHT_WORDS[kind])
     if seen is None:
@@ -303,6 +303,6 @@ def _troubles(view: RunView) -> Iterator[Alert]:
     if doubt.error is not None or status.kind is StatusKind.UNREADABLE:
         sentence = doubt.error or status.sentence
         yield _alert(view, "trouble:unreadable", "trouble", sentence)
-    # A suspended process looks like a killed one, and a dead run has an alert of its own.
+    # A suspended process looks like a killed one, and a dead run has a separate alert.
     elif doubt.unknown_lights is not None and status.kind not in _SILENT:
         yield _alert(view, "trouble:unknown-lights", "trouble", doubt.unknown_lights)

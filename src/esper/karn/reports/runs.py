@@ -31,22 +31,22 @@ from esper.leyline.text.command_lines import command_line
 from esper.leyline.text.json_text import json_text
 from esper.leyline.text.plurals import counted
 
-#: Columns that are left out where no run has a value.
+#: Columns that are hidden if no run has a value.
 _OPTIONAL: Final = ("episodes", "score", "library")
-#: Lit heads and groups that are named.
+#: Maximum number of lit heads and groups to list.
 _NAMED: Final = 8
 
 
 @dataclass(frozen=True)
 class ListedRuns:
-    """The runs of a folder that a query selects.
+    """The selected runs of a folder.
 
     Attributes:
         run_dir: the folder.
         query: the query.
         total: number of all runs in the folder.
-        runs: those selected, in order.
-        funnel: their funnel; None if it was not asked for.
+        runs: the selected runs, in order.
+        funnel: their funnel; None if not requested.
     """
 
     run_dir: Path
@@ -64,8 +64,8 @@ def read_runs(
     Args:
         run_dir: the folder.
         query: the query.
-        funnel: whether to make a funnel.
-        funnel_by: the setting whose values make its groups; None for one group of all runs.
+        funnel: whether to create a funnel.
+        funnel_by: the setting to group the funnel by; None for one group of all runs.
 
     Raises:
         QueryError: no run has the setting that the query or the funnel names.
@@ -129,7 +129,7 @@ def _cells(summary: RunSummary) -> dict[str, Text]:
 
 
 def _names(names: Sequence[str]) -> str:
-    """Return names with commas; the number of those beyond the first few."""
+    """Return the first few names, separated by commas, and the number of the others."""
     if len(names) <= _NAMED:
         return ", ".join(names)
     return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"

@@ -1,8 +1,8 @@
-"""Removes runs from a folder, or moves them to another one, without following a link.
+"""Deletes runs, or moves them to another folder, without following links.
 
-A run is first renamed, in one step, into `.removing` in the same folder, where it is no longer a
-run, and then deleted there. A removal that was killed half-way therefore leaves either a whole run
-or something in `.removing`, which the next removal deletes. A run is moved by one rename.
+A run is first renamed into `.removing` in the same folder, in one step, where it is no longer
+listed, and is then deleted. An interrupted removal therefore leaves either a complete run or
+something in `.removing`, which the next removal deletes. Moving a run is one rename.
 """
 
 import errno
@@ -24,7 +24,7 @@ _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXE
 
 
 class RemovalError(EsperError, ValueError):
-    """A run cannot be removed or moved; the message says why. The run is still there."""
+    """A run cannot be removed or moved and was kept; the message says why."""
 
 
 def remove_run(run: Path) -> None:
@@ -44,7 +44,7 @@ def remove_run(run: Path) -> None:
 
 
 def removals_begun(run_dir: Path) -> list[str]:
-    """Return the runs whose removal was begun and not finished."""
+    """Return the runs whose removal was interrupted."""
     try:
         if stat.S_ISLNK(os.lstat(run_dir / REMOVING_NAME).st_mode):
             return []
@@ -54,10 +54,10 @@ def removals_begun(run_dir: Path) -> list[str]:
 
 
 def finish_removals(run_dir: Path) -> None:
-    """Delete what removals have begun to delete.
+    """Finish interrupted removals.
 
     Raises:
-        RemovalError: something cannot be deleted.
+        RemovalError: a file cannot be deleted.
     """
     if not (run_dir / REMOVING_NAME).exists():
         return
@@ -126,7 +126,7 @@ def _inside(what: Path, parent: int, name: str) -> Iterator[int]:
         descriptor = os.open(name, _OPEN_FOLDER, dir_fd=parent)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise RemovalError(f"{what}: {name} is a link or no folder; links stay") from error
+            raise RemovalError(f"{what}: {name} is a link or not a folder; it is kept") from error
         raise RemovalError(f"{what}: {name} cannot be opened: {error.strerror}") from error
     try:
         yield descriptor
@@ -152,7 +152,7 @@ def _locked(run: Path, parent: int) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(lock)
-            raise RemovalError(f"{run.name} is being trained: it stays") from None
+            raise RemovalError(f"{run.name} is being trained: it is kept") from None
         except OSError:
             pass  # a file system without locks
         try:

@@ -1,4 +1,4 @@
-"""The lines of running code's source files."""
+"""Source lines of running code."""
 
 import linecache
 import os
@@ -10,13 +10,13 @@ _MOST_BYTES: Final = 16 << 20
 
 
 def source_lines(file: str) -> list[str]:
-    """Return the lines of a source file; empty if there is none that can be read at once.
+    """Return the lines of a source file; empty if it cannot be read.
 
-    A script may run from a pipe, whose reading would not end: only regular files up to 16 MiB are
-    read, and what Python already keeps, such as the cells of a notebook.
+    Only regular files up to 16 MiB are read (a script may run from a pipe, which would block), and
+    sources that Python already has in memory, such as notebook cells.
 
     Args:
-        file: path of the source file, as a code object names it.
+        file: path of the source file, as in a code object.
     """
     if file not in linecache.cache:
         with suppress(OSError, ValueError):  # not a file: linecache asks what loaded the module

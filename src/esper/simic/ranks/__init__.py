@@ -1,1 +1,1 @@
-"""The processes of one run (ranks), as torchrun starts them: what they share and agree on."""
+"""Distributed training of one run by several processes (ranks), as started by torchrun."""

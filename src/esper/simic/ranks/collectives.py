@@ -1,8 +1,8 @@
-"""The ranks of a run: which hosts each has, and what they gather and agree on.
+"""Collective operations between the ranks of a run, and the division of hosts among them.
 
-Every rank makes the same calls in the same order with messages of the same size, whatever its own
-values are: no call depends on data. While a rank waits for the others it looks up whether one of
-them has ended, so no call waits for a time-out.
+Every rank makes the same calls in the same order with messages of the same size, independent of its
+values. While a rank waits for the others, it checks whether one of them has ended, so no call waits
+for a timeout.
 """
 
 import time
@@ -21,7 +21,7 @@ from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.ranks.host_rows import Arrays, packed, unpacked
 from esper.simic.ranks.sighting_exchange import SLAB_BYTES, decoded, encoded, merged
 
-#: Time-out of a collective operation. The end of a rank is noticed long before, by its connection.
+#: Timeout of a collective operation. The end of a rank is detected much earlier by its connection.
 COLLECTIVE_TIMEOUT: Final = timedelta(days=7)
 #: Seconds to wait for the reason after a collective operation failed.
 _REASON_SECONDS: Final = 5.0
@@ -34,10 +34,10 @@ class RankLostError(EsperError, RuntimeError):
 
 @dataclass(frozen=True)
 class Share:
-    """The hosts of a batch that one rank has.
+    """The hosts of a batch that one rank trains.
 
-    A rank without hosts of its own, in a batch with fewer hosts than ranks, trains a copy of the
-    first host, and its rows are dropped: so every rank makes the same calls.
+    In a batch with fewer hosts than ranks, a rank without hosts trains a copy of the first host,
+    and its rows are dropped, so that every rank makes the same calls.
 
     Attributes:
         counts: number of hosts of each rank.
@@ -67,7 +67,7 @@ class Share:
 
 
 def share_of(hosts: int, rank: int, world_size: int) -> Share:
-    """Return the hosts of a rank: as many as every other rank has, or one more or less."""
+    """Return the hosts of a rank; the numbers of hosts per rank differ by at most one."""
     bounds = [hosts * each // world_size for each in range(world_size + 1)]
     counts = tuple(bounds[each + 1] - bounds[each] for each in range(world_size))
     return Share(counts, rank)
@@ -120,7 +120,7 @@ class Ranks:
         return merged(self.by_rank(own))
 
     def by_rank(self, own: Sequence[NonfiniteSighting]) -> list[list[NonfiniteSighting]]:
-        """Return the sightings of each rank; of very many, the first ones."""
+        """Return the sightings of each rank; only the first ones if there are very many."""
         slabs = self._gathered(torch.frombuffer(bytearray(encoded(own)), dtype=torch.uint8))
         assert slabs.shape[1] == SLAB_BYTES
         return [decoded(bytes(slab)) for slab in slabs.numpy()]
@@ -145,9 +145,9 @@ class Ranks:
 
     def first_number(self, number: int) -> int:
         """Return rank 0's number."""
-        told = torch.tensor([number], dtype=torch.int64)
-        self._wait(dist.broadcast(told, 0, async_op=True))
-        return int(told[0])
+        announced = torch.tensor([number], dtype=torch.int64)
+        self._wait(dist.broadcast(announced, 0, async_op=True))
+        return int(announced[0])
 
     def first_bytes(self, data: bytes | None) -> bytes:
         """Return rank 0's bytes; the others give None."""
@@ -186,7 +186,7 @@ class Ranks:
         except RuntimeError as error:
             if isinstance(error, EsperError):
                 raise
-            # The other end of a connection may be known to be gone before its rank is.
+            # The end of a connection may be detected before the end of its rank.
             end = time.monotonic() + _REASON_SECONDS
             while time.monotonic() < end:
                 self._check()

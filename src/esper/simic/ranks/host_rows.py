@@ -21,7 +21,7 @@ def packed(arrays: Arrays) -> np.ndarray:
 
 
 def unpacked(rows: np.ndarray, like: Arrays) -> dict[str, np.ndarray]:
-    """Return the arrays that `packed` made rows of, each `[N, …]`.
+    """Return the original arrays of `packed`, each `[N, …]`.
 
     Args:
         rows: rows of N hosts. `[N, bytes]`, uint8

@@ -1,6 +1,6 @@
-"""How the ranks of a launch find one another: the launcher's store, and what rank 0 says there.
+"""Start of distributed training: ranks connect through the launcher's key-value store.
 
-`torchrun` serves a store that outlives restarts of its ranks; without it rank 0 serves one.
+`torchrun` serves a store that survives restarts of its ranks; without torchrun, rank 0 serves one.
 """
 
 import os
@@ -21,19 +21,19 @@ from esper.simic.ranks.peers import Hub, Listener, RankName, Spoke, own_name
 #: Seconds in which all ranks must have started.
 START_SECONDS: Final = 300.0
 _LOOK_SECONDS: Final = 0.05
-_RUN, _TOLD = "run", "told"
+_RUN, _ANNOUNCEMENT = "run", "announcement"
 
 
 class MeetingError(EsperError, RuntimeError):
-    """The ranks did not find one another; the message says what is missing."""
+    """The ranks could not connect to each other; the message says what is missing."""
 
 
 class Refused(EsperError):
-    """Rank 0 could not prepare the run, and has said why."""
+    """Rank 0 could not prepare the run, and has reported why."""
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What rank 0 tells the others: the run, and how to reach its process.
+class RunAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
+    """Announcement of rank 0 to the others: the run, and how to connect to rank 0.
 
     Attributes:
         run: absolute path of the run's directory; empty if it could not be prepared.
@@ -52,7 +52,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher says of this process, by its environment variables.
+    """The launcher's environment variables for this process.
 
     Attributes:
         rank, world_size, local_rank: as torchrun counts them.
@@ -71,10 +71,10 @@ class Launch:
 
 
 def launch_of_environment(rank: int, world_size: int, local_rank: int) -> Launch:
-    """Return what the launcher's environment variables say.
+    """Read the launcher's environment variables.
 
     Raises:
-        MeetingError: a variable is missing or is no number.
+        MeetingError: a variable is missing or not a number.
     """
     given = os.environ
     try:
@@ -98,7 +98,7 @@ class Meeting:
     """The store of a launch.
 
     Args:
-        launch: what the launcher says.
+        launch: the launcher's settings.
 
     Raises:
         MeetingError: the store cannot be reached.
@@ -130,32 +130,34 @@ class Meeting:
             return ""
         return self._lasting.get(_RUN).decode()
 
-    def tell(self, told: Told) -> None:
-        """Tell the other ranks of the run; only rank 0 does."""
-        if told.run:
-            self._lasting.set(_RUN, told.run)
-        self._store.set(_TOLD, msgspec.json.encode(told).decode())
+    def announce(self, announcement: RunAnnouncement) -> None:
+        """Announce the run to the other ranks; called only by rank 0."""
+        if announcement.run:
+            self._lasting.set(_RUN, announcement.run)
+        self._store.set(_ANNOUNCEMENT, msgspec.json.encode(announcement).decode())
 
-    def hear(self) -> Told:
-        """Wait for what rank 0 tells.
+    def wait_for_run(self) -> RunAnnouncement:
+        """Wait for the announcement of rank 0.
 
         Raises:
             Refused: rank 0 has reported an error.
-            MeetingError: it says nothing.
+            MeetingError: there is no announcement within `START_SECONDS`.
         """
         end = time.monotonic() + START_SECONDS
         while time.monotonic() < end:
             try:
-                is_there = self._store.check([_TOLD])
+                is_there = self._store.check([_ANNOUNCEMENT])
             except RuntimeError as error:
                 raise MeetingError(f"rank 0 ended before training began: {error}") from error
             if is_there:
-                told = msgspec.json.decode(self._store.get(_TOLD), type=Told)
-                if not told.run:
+                announcement = msgspec.json.decode(
+                    self._store.get(_ANNOUNCEMENT), type=RunAnnouncement
+                )
+                if not announcement.run:
                     raise Refused("rank 0 could not prepare the run")
-                return told
+                return announcement
             time.sleep(_LOOK_SECONDS)
-        raise MeetingError(f"rank 0 said nothing for {START_SECONDS:.0f} s")
+        raise MeetingError(f"rank 0 did not announce a run within {START_SECONDS:.0f} s")
 
     # Connections
 
@@ -163,7 +165,7 @@ class Meeting:
         """Return rank 0's end of the connections."""
         return Hub(own_name(0), self._launch.world_size, listener)
 
-    def spoke(self, told: Told, listener: Listener) -> Spoke:
+    def spoke(self, announcement: RunAnnouncement, listener: Listener) -> Spoke:
         """Return another rank's connection to rank 0.
 
         Raises:
@@ -172,15 +174,15 @@ class Meeting:
         try:
             return Spoke(
                 own_name(self._launch.rank),
-                RankName(0, told.pid, told.machine),
+                RankName(0, announcement.pid, announcement.machine),
                 self._launch.address,
-                told.port,
-                told.token,
+                announcement.port,
+                announcement.token,
                 listener,
             )
         except OSError as error:
             raise MeetingError(
-                f"rank {self._launch.rank} does not reach rank 0 on {told.machine}: {error}"
+                f"rank {self._launch.rank} cannot reach rank 0 on {announcement.machine}: {error}"
             ) from error
 
     def join(self, device_name: str, check: Callable[[], None]) -> Ranks:
@@ -191,16 +193,18 @@ class Meeting:
             check: called while this rank waits for the others; raises if the run is over.
 
         Raises:
-            MeetingError: the ranks do not come together.
+            MeetingError: the process group cannot be initialised.
         """
         launch = self._launch
         device, has_nccl = _device_of(device_name, launch.local_rank)
         own = f"rank {launch.rank} on {own_name(0).machine} ({device})"
         self._store.set(f"rank {launch.rank}", f"{int(has_nccl)} {own}")
         try:
-            said = [self._store.get(f"rank {each}").decode() for each in range(launch.world_size)]
+            descriptions = [
+                self._store.get(f"rank {each}").decode() for each in range(launch.world_size)
+            ]
             # All ranks must take the same backend.
-            every_nccl = all(text.startswith("1") for text in said)
+            every_nccl = all(text.startswith("1") for text in descriptions)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if every_nccl else "gloo",
                 store=self._store,
@@ -209,14 +213,16 @@ class Meeting:
                 timeout=COLLECTIVE_TIMEOUT,
             )
         except RuntimeError as error:
-            raise MeetingError(f"the ranks do not come together: {error}") from error
-        return Ranks(device, check, [text[2:] for text in said], has_nccl=every_nccl)
+            raise MeetingError(
+                f"the process group of the ranks cannot be initialised: {error}"
+            ) from error
+        return Ranks(device, check, [text[2:] for text in descriptions], has_nccl=every_nccl)
 
 
 def _device_of(name: str, local_rank: int) -> tuple[torch.device, bool]:
     """Return the device of a rank, and whether it can use NCCL.
 
-    NCCL refuses two ranks on one GPU: where there are fewer GPUs than ranks, gloo serves.
+    NCCL does not support two ranks on one GPU; with fewer GPUs than ranks, gloo is used.
     """
     gpus = torch.cuda.device_count() if name != "cpu" and torch.cuda.is_available() else 0
     if not gpus:

@@ -1,10 +1,9 @@
-"""Connections between the ranks of a run, by which all of them learn within a second of the end of
-one, and of a request to stop.
+"""Connections between the ranks of a run, which report ended ranks and stop requests quickly.
 
-A collective operation only notices a missing rank by its time-out, and a rank that waits in one
-cannot be asked anything. So every rank holds a connection to rank 0, read by a thread of its own:
-the system closes it when the process ends, however it ends. Rank 0 passes on what it learns. A
-machine that loses its power closes nothing, so silence counts, too.
+A collective operation detects a missing rank only by its timeout, and a rank that waits in one does
+not respond. So every rank has a connection to rank 0, read by a separate thread. The system closes
+it whenever the process ends. Rank 0 forwards the news to the others within a second. A machine
+without power does not close its connections, so silence also counts as the end of a rank.
 """
 
 import json
@@ -19,11 +18,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-#: Seconds between two signs of life.
+#: Seconds between two heartbeats.
 BEAT_SECONDS: Final = 1.0
-#: Seconds without any after which a rank counts as lost.
+#: Seconds without a heartbeat after which a rank counts as lost.
 SILENCE_SECONDS: Final = 20.0
-#: Seconds that a process has to end after it learnt that the run is over.
+#: Seconds that a process has to exit after it was informed that the run is over.
 GRACE_SECONDS: Final = 10.0
 _TURN_SECONDS: Final = 0.05
 _LONGEST_LINE: Final = 1 << 16
@@ -54,7 +53,7 @@ def own_name(rank: int) -> RankName:
 
 
 class Listener(Protocol):
-    """Receives what a rank learns of the others; called by the connections' thread."""
+    """Receives news of the other ranks; called by the connections' thread."""
 
     def stop(self) -> None:
         """Another rank was asked to stop at once."""
@@ -81,7 +80,7 @@ class _Connection:
         self._received = b""
 
     def send(self, **message: Any) -> None:
-        """Send a message; a connection that cannot take it is closed, or will be found silent."""
+        """Send a message; if that fails, the connection is closed, or later detected as silent."""
         with suppress(OSError):
             self.end.send(json.dumps(message).encode() + b"\n")
 
@@ -104,7 +103,7 @@ class _Connection:
 
 
 class _Peers:
-    """What both ends have: a thread that reads, and what is due to be sent.
+    """Common part of both ends: the reading thread, and the messages to send.
 
     Attributes:
         name: this process.
@@ -134,7 +133,7 @@ class _Peers:
         """Report the end of this rank to the others, and end the thread.
 
         Args:
-            failure: why it ends too early, a sentence; empty at an ordinary end.
+            failure: a sentence on why it ends early; empty for a regular end.
         """
         self._last_words = {"failed": failure} if failure else {"ended": True}
         self._thread.join(2.0)
@@ -222,7 +221,7 @@ class Hub(_Peers):
 
     Attributes:
         port: the port that the others connect to.
-        token: what they must show.
+        token: secret that they must send.
     """
 
     def __init__(self, name: RankName, world_size: int, listener: Listener) -> None:

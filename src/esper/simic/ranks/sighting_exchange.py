@@ -19,15 +19,15 @@ Key = tuple[str, str, str, str, int | None]
 
 
 def key_of(seen: NonfiniteSighting) -> Key:
-    """Return what makes two sightings of one update the same: of hosts, each counts."""
+    """Return a key that is equal for the same sighting in several ranks; hosts are distinct."""
     host = seen.host if seen.head == HOSTS else None
     return seen.head, seen.quantity, seen.kind, seen.phase, host
 
 
 def encoded(sightings: Sequence[NonfiniteSighting]) -> bytes:
-    """Return a slab with as many sightings as fit into it, the first ones.
+    """Return a slab with the first sightings, as many as fit into it.
 
-    The others are still in the store of the rank that saw them.
+    The others are still in the store of their rank.
     """
     kept = list(sightings[:_MOST])
     while len(data := _encoder.encode(kept)) > SLAB_BYTES - _LENGTH_BYTES:

@@ -31,7 +31,7 @@ from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part, bad_rows
 
-#: Of an operation, so many lines that called it may say what its result is called.
+#: Number of calling lines of an operation that are searched for the name of its result.
 CALLERS: Final = 8
 
 
@@ -43,9 +43,7 @@ class Found:
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
     part: str = ""  # the tensor
-    environment: int | None = (
-        None  # number of the environment that returned it, as the library counts; None: unknown
-    )
+    environment: int | None = None  # number of its environment, as the library counts
     step: int | None = None  # of that environment, counted from 1; 0: its first reset
 
 
@@ -90,11 +88,11 @@ class Minibatch:
 
     Attributes:
         outputs: input and output of each call of the output layer.
-        gradients: of each part, before clipping; None for one without.
-        rngs: states of torch's generator after the last steps, the newest first: the minibatch
-            began at one of them.
-        norms: of its gradients, from clipping. A variable of the loop that holds one is no cause.
-        bad_loss: kind of its loss, whose backward pass was called; empty if that is finite.
+        gradients: gradient of each part before clipping; None for a part without one.
+        rngs: states of torch's generator after the last steps, newest first. The minibatch began
+            at one of them.
+        norms: gradient norms from clipping. A variable of the loop with such a norm is not a cause.
+        bad_loss: kind of the loss in the backward pass; empty if it is finite.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]

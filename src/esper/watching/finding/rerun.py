@@ -174,7 +174,7 @@ def has_loop(frame: FrameType) -> bool:
 
 
 def _without_counting(body: list[ast.stmt], step: Position) -> list[ast.stmt]:
-    """Leave out the counters that were already increased, such as `self.updates += 1`.
+    """Remove increments of counters that were already done, such as `self.updates += 1`.
 
     A loop that learns only at every second count would otherwise not learn in a second run.
     """

@@ -1,4 +1,4 @@
-"""Keeps optimizers from stepping while a minibatch is repeated, and ends the repetition."""
+"""Prevents optimizer steps while a minibatch is repeated, and ends the repetition at a step."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,24 +10,24 @@ from torch.optim import optimizer as torch_optimizer
 
 
 class StepReached(BaseException):
-    """Ends a second run at the optimizer's step. Not an Exception, so that no loop catches it."""
+    """Ends a second run at the optimizer's step; not an Exception, so that no loop catches it."""
 
 
 class StepsLeftOut:
-    """While it is open, no optimizer of the process takes a step, and no loss is scaled.
+    """A context manager in which no optimizer of the process takes a step and no loss is scaled.
 
-    The steps that a minibatch made before it broke, such as those of a critic before its actor,
-    have been taken already; their second call does nothing.
+    Steps earlier in the minibatch, such as a critic's before its actor's, were already taken; their
+    second call does nothing.
 
     Args:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
         seen: receives the gradients that this step would use.
-        known: optimizers whose settings, such as the learning rate, are put back at the end.
+        known: optimizers whose settings, such as the learning rate, are restored at the end.
         ends_at_backward: whether the run ends after its first backward pass: no optimizer is known,
             and the loop may change the weights itself.
 
     Attributes:
-        is_reached: whether the run came to that step.
+        is_reached: whether the run reached that step.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StepsLeftOut:
         ]
         if self._ends_at_backward:
             vars(torch.autograd).update(backward=self._backward, grad=self._grad)
-        # Without its scale, whatever is not finite did not come from a loss scale that is too high.
+        # Without scaling, a too high loss scale cannot be the cause of a non-finite value.
 
         def step(_scaler: Any, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
             self._before(optimizer)
@@ -100,7 +100,7 @@ class StepsLeftOut:
             raise StepReached
         self._gradients = [(parameter, parameter.grad) for parameter in parameters]
         for parameter in parameters:
-            parameter.grad = None  # optimizers leave a parameter without gradient alone
+            parameter.grad = None  # optimizers skip parameters without a gradient
 
     def see_gradients(self) -> None:
         """Receive the gradients of a run that ended before the step."""

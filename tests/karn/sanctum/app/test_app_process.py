@@ -200,7 +200,7 @@ def _exit_code(pid, seconds):
     pytest.fail("it did not end")
 
 
-#: The thread that writes is gone, and it says when somebody is about to wait for it.
+#: The writing thread is gone, and it reports when a caller is about to wait for it.
 STUCK = """
 import os
 from textual.drivers._writer_thread import WriterThread

@@ -204,7 +204,7 @@ def test_a_follower_keeps_a_changing_store_open(run, payloads, monkeypatch):
     with RunWriter(run) as writer:
         writer.emit(payloads.start(), durable=True)
         follower.poll(time.time())
-    assert (run / "run.sqlite-wal").exists(), "somebody held it"
+    assert (run / "run.sqlite-wal").exists(), "another process must hold it open"
 
     follower.close()
     with RunWriter(run):

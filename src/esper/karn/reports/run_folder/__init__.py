@@ -1,1 +1,1 @@
-"""The runs of a folder: summaries, the index kept beside them, filters, the funnel, removal."""
+"""The runs of a folder: summaries, their index, filters, the funnel, removal."""

@@ -1,6 +1,6 @@
-"""The funnel of a set of runs: how many lit, which head or group first, at what update.
+"""The funnel of a set of runs: how many have a light, which light came on first, in which update.
 
-One group for each value of a setting, or one for all runs.
+There is one group for each value of a setting, or one group for all runs.
 """
 
 from collections import defaultdict
@@ -12,16 +12,16 @@ from typing import Any, Final
 from esper.karn.reports.run_folder.run_query import setting_names, setting_of
 from esper.karn.reports.run_folder.run_summary import RunSummary
 
-#: What is named where a light is on, and it is not known which was first.
+#: Name used if a light is on but the first one is unknown.
 UNKNOWN_FIRST: Final = "?"
 STALLED: Final = "stalled"
-#: A setting with more values than this is not one to group by.
+#: Maximum number of values of a setting to group by.
 _MOST_VALUES: Final = 24
 
 
 @dataclass(frozen=True)
 class FirstCount:
-    """How many runs lit one head or group first, and when."""
+    """The number of runs in which one head or group lit first, and when."""
 
     name: str  # of the head or group; marked where only drills lit it
     runs: int
@@ -41,7 +41,7 @@ class FunnelGroup:
 
 @dataclass(frozen=True)
 class Funnel:
-    """The funnel of runs by a setting; without a setting, one group of all."""
+    """The funnel of runs, grouped by a setting; without a setting, one group of all runs."""
 
     setting: str | None
     groups: tuple[FunnelGroup, ...]
@@ -52,7 +52,7 @@ def funnel_of(runs: Sequence[RunSummary], setting: str | None = None) -> Funnel:
 
     Args:
         runs: the runs.
-        setting: name of the setting whose values make the groups; None for one group.
+        setting: name of the setting to group by; None for one group.
     """
     grouped: dict[str, list[RunSummary]] = defaultdict(list)
     values: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def funnel_of(runs: Sequence[RunSummary], setting: str | None = None) -> Funnel:
 
 
 def varied_settings(runs: Sequence[RunSummary]) -> list[str]:
-    """Return the settings worth grouping by: of several values, each of them in several runs."""
+    """Return the settings to group by: those with several values, each of them in several runs."""
     found = []
     for name in setting_names(runs):
         values = {repr(setting_of(run, name)) for run in runs}
@@ -75,7 +75,7 @@ def varied_settings(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def first_of(run: RunSummary) -> str:
-    """Return what lit first in a lit run: a head or group, marked if only drills lit it."""
+    """Return the head or group that lit first in a run, marked if only drills lit it."""
     first = run.first_light
     if first is not None:
         return run.marked(first.light, first.name) if first.planted else first.name

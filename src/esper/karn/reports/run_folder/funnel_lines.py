@@ -1,4 +1,4 @@
-"""The funnel as lines: sentences, or a narrow table where those do not fit."""
+"""The funnel as text: sentences, or a narrow table if they do not fit."""
 
 import textwrap
 from typing import Any, Final
@@ -21,8 +21,8 @@ def funnel_lines(funnel: Funnel, palette: Palette, width: int | None = None) -> 
     Args:
         funnel: the funnel.
         palette: the colours to choose from.
-        width: in cells; where a sentence does not fit, a narrower table is returned, whose lines
-            are wrapped. None for no limit.
+        width: width in cells; if a sentence does not fit, a narrower table with wrapped lines is
+            returned. None for no limit.
     """
     by = "all runs" if funnel.setting is None else f"by {funnel.setting}"
     heading = Text(f"which head or group lit first, {by}", style=f"bold {palette.muted}")
@@ -61,7 +61,7 @@ def _narrow_lines(funnel: Funnel, palette: Palette, width: int) -> list[Text]:
 
 
 def _bar(group: FunnelGroup, width: int, palette: Palette) -> Text:
-    """Return the share of lit runs as a bar: empty and full only if none and all are lit."""
+    """Return the share of lit runs as a bar; it is empty or full only if no or all runs are lit."""
     share = group.lit / group.runs if group.runs else 0.0
     cells = max(1, round(share * width)) if group.lit else 0
     if group.lit < group.runs:
@@ -101,7 +101,7 @@ def _short_count(count: FirstCount) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return the value of a setting in a sentence."""
+    """Return the value of a setting as text for a sentence."""
     if value is None:
         return "not set"
     return f"{value:g}" if isinstance(value, float) else str(value)

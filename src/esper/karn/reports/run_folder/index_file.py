@@ -1,9 +1,9 @@
-"""The index of a folder of runs: a file beside them, so that their stores need not be read again.
+"""The index of a folder of runs: a file that saves reading their stores again.
 
-The summary of a run that has ended counts only while the files of the run have the stamps that they
-had when it was read. Of an active run, the index only knows which events of its store matter
-(`Digest`). The index may be deleted at any time. It is replaced as a whole, so readers find a whole
-one; a damaged one, or one of another version of Esper, is ignored.
+The summary of an ended run is used only while the stamps of the run's files are unchanged. For an
+active run, the index only contains which events of its store matter (`Digest`). The index may be
+deleted at any time. It is replaced atomically; a damaged index, or one of another version of Esper,
+is ignored.
 """
 
 import fcntl
@@ -28,20 +28,20 @@ _PARTIAL_NAME: Final = ".esper-runs-index.partial"
 #: Increased when the meaning of a field changes.
 _MAGIC: Final = f"esper runs index 1 {VERSION}\n".encode()
 _CHECKSUM_BYTES: Final = 4
-#: Larger than the index of 100,000 runs: another file is not read into memory.
+#: Maximum size in bytes, enough for 100,000 runs; a larger file is not read.
 _MOST_BYTES: Final = 1 << 28
 
 Stamps = tuple[FileStamp | None, ...]
 
 
 class IndexedRun(msgspec.Struct, frozen=True, array_like=True):
-    """What the index knows of a run: a summary with its stamps, or a digest.
+    """A run in the index: a summary with its stamps, or a digest.
 
     Attributes:
         name: name of the run's folder.
         stamps: stamps of the run's files when its summary was read.
-        summary: of a run that has ended.
-        digest: of an active run.
+        summary: summary of an ended run.
+        digest: digest of an active run.
     """
 
     name: str
@@ -56,7 +56,7 @@ class _Index(msgspec.Struct, array_like=True):
 
 
 def _encoded(run: IndexedRun) -> msgspec.Raw | None:
-    """Return a run as the index holds it; None if it cannot, as with a name that is not UTF-8."""
+    """Return a run's index entry; None if it has none, for example if its name is not UTF-8."""
     try:
         return msgspec.Raw(_encode(run))
     except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
@@ -76,7 +76,7 @@ _decode = msgspec.msgpack.Decoder(_Index, dec_hook=_to_path).decode
 
 
 def read_index(run_dir: Path) -> dict[str, IndexedRun]:
-    """Return what the index knows, by the name of a run's folder; empty if it cannot be used."""
+    """Return the index entries by name of the run's folder; empty if the index cannot be used."""
     try:
         descriptor = os.open(run_dir / INDEX_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with open(descriptor, "rb") as file:
@@ -95,15 +95,15 @@ def read_index(run_dir: Path) -> dict[str, IndexedRun]:
     return {
         run.name: run
         for run in index.runs
-        # Whether a process is gone can only be looked up on its own machine.
+        # Whether a process is gone can only be checked on its own machine.
         if is_here or run.summary is None or run.summary.status.kind is not StatusKind.DEAD
     }
 
 
 def write_index(run_dir: Path, runs: Iterable[IndexedRun]) -> bool:
-    """Replace the index; return whether that was possible, which it need not be.
+    """Replace the index; return whether it was written.
 
-    It is not if the folder cannot be written, or if another process writes the index just then.
+    It is not written if the folder is not writable, or if another process is writing the index.
     """
     body = _encode((socket.gethostname(), [one for one in map(_encoded, runs) if one is not None]))
     partial = run_dir / _PARTIAL_NAME

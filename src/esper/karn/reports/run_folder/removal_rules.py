@@ -1,4 +1,4 @@
-"""Which runs `esper prune` may remove and `esper archive` may move, and why others stay."""
+"""Rules for the runs that `esper prune` may delete and `esper archive` may move."""
 
 import os
 import stat
@@ -25,18 +25,18 @@ MAYBE_LIT: Final = "possibly lit, as a light may be lost"
 
 @dataclass(frozen=True)
 class RemovalRules:
-    """What a run must be to be removed or moved. Its store is read again before anything is done.
+    """Conditions for deleting or moving a run; its store is read again before that.
 
     Attributes:
-        takes_lit: whether runs with a light go too, and runs that may have lost one.
-        older_than_days: a run whose store changed within so many days stays; None for any.
+        takes_lit: whether to include runs with a light, and runs that may have lost one.
+        older_than_days: minimum number of days since the last change of the store; None for none.
     """
 
     takes_lit: bool
     older_than_days: float | None = None
 
     def reason_to_stay(self, run: RunSummary, now: float) -> str | None:
-        """Return why a run stays, in a few words; None if it goes.
+        """Return in a few words why a run is kept; None if it is removed.
 
         Args:
             run: the run.
@@ -64,13 +64,13 @@ class RemovalRules:
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """The runs that go, and those that a filter selects and that stay, with the reason."""
+    """The selected runs to remove, and the selected runs to keep, with the reason."""
 
     going: tuple[RunSummary, ...]
     staying: tuple[tuple[RunSummary, str], ...]
 
     def reasons(self) -> dict[str, int]:
-        """Return the number of runs that stay by reason, the most frequent first."""
+        """Return the number of kept runs by reason, most frequent first."""
         found: dict[str, int] = {}
         for _, reason in self.staying:
             found[reason] = found.get(reason, 0) + 1
@@ -78,7 +78,7 @@ class RemovalPlan:
 
 
 def plan_removal(runs: Sequence[RunSummary], rules: RemovalRules) -> RemovalPlan:
-    """Return which runs go by the rules."""
+    """Return the removal plan according to the rules."""
     now = time.time()
     judged = [(run, rules.reason_to_stay(run, now)) for run in runs]
     return RemovalPlan(
@@ -88,13 +88,13 @@ def plan_removal(runs: Sequence[RunSummary], rules: RemovalRules) -> RemovalPlan
 
 
 def reason_to_stay_now(run: RunSummary, rules: RemovalRules) -> str | None:
-    """Return why a run stays, from its store as it is now; None if it goes."""
+    """Return why a run is kept, from the current state of its store; None if it is removed."""
     follower = RunFollower(run.path, brief=True, keeps_histories=False)
     return rules.reason_to_stay(summary_of(run.path, follower.catch_up()), time.time())
 
 
 def _changed_at(run: RunSummary) -> float:
-    """Return when the store of a run changed last, in seconds since the epoch."""
+    """Return when the store of a run last changed, in seconds since the epoch."""
     store = run.path / STORE_NAME
     times = [0.0]
     for path in (store, wal_of(store)):

@@ -1,4 +1,4 @@
-"""Summaries and funnels as plain values; `docs/reference/json.md` describes the form."""
+"""JSON form of summaries and funnels; see `docs/reference/json.md`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +15,10 @@ def runs_as_json(
 
     Args:
         run_dir: the folder.
-        query: the filter as it was given.
+        query: the filter as given by the user.
         total: number of runs in the folder.
-        runs: those that match, in order.
-        funnel: their funnel; None if it was not asked for.
+        runs: the matching runs, in order.
+        funnel: their funnel; None if not requested.
     """
     report: dict[str, Any] = {"run_dir": str(run_dir), "filter": query, "total": total}
     report["runs"] = [_run_as_json(run) for run in runs]

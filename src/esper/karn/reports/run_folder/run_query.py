@@ -1,7 +1,7 @@
-"""Filters and orders of runs: one small language for `esper runs`, `esper prune` and Sanctum.
+"""Filters and orders of runs: a small query language for `esper runs`, `esper prune` and Sanctum.
 
-A query is words with spaces between. All of them must match. `docs/guides/many-runs.md` describes
-them.
+A query consists of words separated by spaces, all of which must match. `docs/guides/many-runs.md`
+describes them.
 """
 
 import math
@@ -27,7 +27,7 @@ FIGURES: Final[dict[str, Callable[[RunSummary], float | int | None]]] = {
     "started": lambda run: run.started_at,
     "lit_at": lambda run: None if run.first_light is None else run.first_light.update,
 }
-#: Texts of a run; a filter names a part of one.
+#: Text fields of a run; a filter matches a part of the text.
 _TEXTS: Final[dict[str, Callable[[RunSummary], str]]] = {
     "run": lambda run: run.run_id,
     "name": lambda run: run.name,
@@ -35,7 +35,7 @@ _TEXTS: Final[dict[str, Callable[[RunSummary], str]]] = {
     "library": lambda run: run.library,
     "note": lambda run: run.note,
 }
-#: Orders by name, as the screen goes through them: the key, and whether the largest is first.
+#: Orders by name, in the screen's order: the key, and whether the largest value is first.
 _ORDERS: Final[dict[str, tuple[Callable[[RunSummary], Any], bool]]] = {
     "newest": (lambda run: run.run_id, True),
     "score": (lambda run: _or_lowest(run.score), True),
@@ -59,7 +59,7 @@ Matches = Callable[[RunSummary], bool]
 
 
 class QueryError(EsperError, ValueError):
-    """A query cannot be understood; one sentence."""
+    """A query is invalid; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class RunQuery:
     """A filter and an order of runs.
 
     Attributes:
-        text: the query as it was given.
-        terms: conditions that a run must fulfil.
+        text: the query as given by the user.
+        terms: conditions that a run must meet.
         order: name of an order, a figure or a setting; empty for the order of creation.
         is_reversed: whether the order is reversed.
         keys: names in the query that must be settings of some run.
@@ -99,14 +99,14 @@ class RunQuery:
 
 
 def parse_query(words: Iterable[str], *, sort: str = "") -> RunQuery:
-    """Return the query that words make.
+    """Parse a query.
 
     Args:
-        words: the words; one of them may hold several, with spaces between. Quotes keep spaces.
+        words: the words; one item may contain several words, separated by spaces outside of quotes.
         sort: the order, as after `sort:`; a word `sort:` overrides it.
 
     Raises:
-        QueryError: a word is not a filter; the message says what would be.
+        QueryError: a word is not a filter; the message says what is expected.
     """
     words = list(words)
     text = " ".join(words)
@@ -136,8 +136,8 @@ def in_order(
 
     Args:
         runs: oldest first.
-        order: one of `ORDERS`, the name of a figure or of a setting; empty for oldest first. Of
-            figures the largest is first, of settings the smallest; runs without a value are last.
+        order: one of `ORDERS`, or the name of a figure or a setting; empty for oldest first.
+            Figures are sorted largest first, settings smallest first, missing values last.
         is_reversed: whether to reverse it.
     """
     if not order:
@@ -155,7 +155,7 @@ def in_order(
 
 
 def setting_of(run: RunSummary, name: str) -> Any:
-    """Return a setting of a run; a dot leads into a table. None if the run has no such setting."""
+    """Return a setting of a run; a dot selects a nested setting. None if it does not exist."""
     found: Any = run.settings
     name = name.removeprefix(_SETTING)
     if name in found:
@@ -171,9 +171,9 @@ def check_setting(runs: Sequence[RunSummary], name: str, others: Sequence[str] =
     """Check that some run has a setting.
 
     Args:
-        runs: all runs of the folder; if there are none, any name will do.
+        runs: all runs of the folder; if there are none, any name is accepted.
         name: name of the setting.
-        others: other names that could be meant.
+        others: further names for suggestions.
 
     Raises:
         QueryError: no run has it.
@@ -192,7 +192,7 @@ def setting_names(runs: Iterable[RunSummary]) -> list[str]:
 
 
 def searched_text(run: RunSummary) -> str:
-    """Return the text of a run in which a plain word is looked for, in lower case."""
+    """Return the searchable text of a run, in lower case."""
     lit = [f"{word} {name}" for word, names in run.lights().items() for name in names]
     lit += ["stalled"] if run.is_stalled else []
     parts = (run.run_id, run.name, run.task, run.library, str(run.status.kind), run.note, *lit)
@@ -200,7 +200,7 @@ def searched_text(run: RunSummary) -> str:
 
 
 def _term(word: str, keys: list[str]) -> Matches:
-    """Return the condition of a word; add the setting that it names to `keys`."""
+    """Parse a word into a condition; if it names a setting, add the name to `keys`."""
     if word.startswith("not:"):
         if word == "not:":
             raise QueryError("not: needs a filter after it, such as not:lit")
@@ -235,7 +235,7 @@ def _term(word: str, keys: list[str]) -> Matches:
 
 
 def _comparison(word: str, key: str, sign: str, value: str) -> Matches:
-    """Return the condition that a figure or a setting compares with a value."""
+    """Return a condition that compares a figure or a setting with a value."""
     value_of: Callable[[RunSummary], Any] = FIGURES.get(key) or (lambda run: setting_of(run, key))
     if sign in _HOLDS:
         holds, number = _HOLDS[sign], _number(value)
@@ -287,7 +287,7 @@ def _first_by(run: RunSummary, name: str) -> bool:
 
 
 def _equals(known: Any, value: str) -> bool:
-    """Return whether a figure or setting is what a query writes: as a number, else as a text."""
+    """Return whether a figure or setting equals a query's text, as a number or else as text."""
     if known is None:
         return value.lower() == "none"
     if isinstance(known, bool):

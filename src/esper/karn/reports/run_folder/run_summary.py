@@ -53,7 +53,7 @@ class RunSummary:
     rng_seed: int | None = None
     world_size: int = 1  # processes that train together
     first_light: FirstLight | None = None  # None if none is on, or its place is not known
-    #: Of the last start or resume. Not compared: a summary with other settings has other figures.
+    #: Settings of the last start or resume; excluded from comparisons.
     settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def lights(self) -> dict[str, tuple[str, ...]]:

@@ -1,9 +1,9 @@
-"""Which events of a run its summary depends on, so that a long run need not be read twice.
+"""Digests: the events that a run's summary depends on, so that a long run is not read twice.
 
-A digest names the few events that decide a summary: the start, the last update and batch of
-episodes, the best one, whatever turned on a light, incidents, the end. Folding these and skipping
-the others gives the same summary as folding all. A digest holds no facts of the run, only numbers
-of events, which are read from the store.
+A digest lists the few events that determine a summary: the start, the last update and batch of
+episodes, the best one, every event that turned on a light, incidents, the end. Folding only these
+gives the same summary as folding all events. A digest contains only event ids; the events are read
+from the store.
 """
 
 from typing import Final
@@ -33,7 +33,7 @@ from esper.leyline.telemetry import (
     UnknownPayload,
 )
 
-#: Maximum number of events in a digest; a run of which more matter is read whole.
+#: Maximum number of events in a digest; a run with more relevant events is read completely.
 _LARGEST: Final = 512
 #: Kinds of which only the last event matters to a summary.
 _LAST_COUNTS: Final = (
@@ -47,11 +47,11 @@ _LAST_COUNTS: Final = (
 
 
 class Digest(msgspec.Struct, frozen=True, array_like=True):
-    """The events of a run that its summary depends on.
+    """The events that a run's summary depends on.
 
     Attributes:
-        store_id: id of the store that holds them.
-        up_to: id of the last event that was considered.
+        store_id: id of the store.
+        up_to: id of the last considered event.
         ids: ids of the events, in order.
     """
 
@@ -105,10 +105,10 @@ class DigestNotes:
                 self._kept.add(number)
 
     def digest(self, store_id: str | None, up_to: int) -> Digest | None:
-        """Return the digest of the events up to an id; None if the run must be read whole.
+        """Return the digest of the events up to an id; None if the run must be read completely.
 
-        That is a run whose store has no id, that was resumed (a resume removes updates and scores),
-        that has damaged events, or of which too many events matter.
+        That is the case if its store has no id, it was resumed (a resume removes updates and
+        scores), it has damaged events, or too many events are relevant.
         """
         ids = {*self._kept, *self._last.values()}
         if self._best is not None:

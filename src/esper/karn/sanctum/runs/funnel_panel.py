@@ -1,4 +1,4 @@
-"""The funnel of the listed runs: how many lit, which head or group first, by a setting."""
+"""Panel with the funnel of the listed runs: how many lit, and which light first, by a setting."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -14,7 +14,7 @@ from esper.karn.text.palette import Palette
 
 
 class FunnelPanel(Panel):
-    """Shows the funnel of runs by one setting after the other, then of all of them as one group."""
+    """Shows the funnel of runs grouped by one setting after another, then as one group."""
 
     SHOWS: ClassVar[tuple[str, ...]] = (
         "tamiyo.head_inf_latch",

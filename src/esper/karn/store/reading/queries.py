@@ -1,4 +1,4 @@
-"""A user's SQL on a run's store: it can only read, within a time and a number of rows."""
+"""Read-only SQL queries of users on a run's store, with limits on time and rows."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from esper.karn.store.errors import RunStoreError
 from esper.karn.store.reading.read_only_store import SESSION_SECONDS, ReadOnlyStore
 from esper.leyline.errors import EsperError
 
-#: What a query may do; everything else is refused before it runs.
+#: Allowed actions of a query; everything else is rejected before it runs.
 _ALLOWED: Final = (
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 )
-#: SQLite's errors that come of the query and not of the store.
+#: SQLite errors that are caused by the query, not by the store.
 _OF_THE_QUERY: Final = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH)
 _REFUSED_FUNCTIONS: Final = ("load_extension", "fts3_tokenizer", "writefile", "readfile", "edit")
 
@@ -29,9 +29,9 @@ class QueryResult:
     """The rows of a query.
 
     Attributes:
-        columns: their names.
-        rows: the rows, at most as many as were asked for.
-        is_cut: whether there are more.
+        columns: names of the columns.
+        rows: the rows, at most the requested number.
+        is_cut: whether there are more rows.
     """
 
     columns: tuple[str, ...]
@@ -51,7 +51,7 @@ class QueriedStore(ReadOnlyStore):
 
         Args:
             sql: the query.
-            most_rows: number of rows above which no more are read.
+            most_rows: maximum number of rows to read.
 
         Raises:
             QueryError: the SQL is wrong, or does more than read the store.

@@ -1,9 +1,9 @@
-"""The lights of several ranks, joined: a join semilattice, as those of one rank are.
+"""Joins the lights of several ranks; like the lights of one rank, they form a join semilattice.
 
-Joining is commutative, associative and idempotent: ranks may come in any order, and more than once.
-The first-out of the run is the earliest first sighting of all ranks. In the same minibatch, what a
-rank computed itself comes before what ranks share, such as gradients; then the causal order
-decides, then the lower rank.
+Joining is commutative, associative and idempotent, so ranks may be joined in any order, and more
+than once. The first-out of the run is the earliest first sighting of all ranks. In the same
+minibatch, quantities that a rank computed itself come before shared ones, such as gradients; then
+the causal order decides, then the lower rank.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

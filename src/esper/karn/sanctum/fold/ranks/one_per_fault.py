@@ -1,7 +1,7 @@
-"""One incident for each fault: the ranks that share a gradient all see it break.
+"""Merges the incidents of several ranks that have the same fault, such as a shared bad gradient.
 
-The incident is that of the rank in which the fault began. That is a rank which saw something that
-it computed itself; gradients, weights and moments are the same in all ranks, or shared by them.
+The merged incident is that of the rank in which the fault began: a rank with a non-finite quantity
+that it computed itself. Gradients, weights and moments are equal in all ranks, or shared by them.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from esper.leyline.telemetry import NonfiniteSighting
 
-#: Quantities that ranks share, so that a fault of one rank is seen in all.
+#: Quantities that ranks share, so that a fault of one rank appears in all.
 SHARED_BY_RANKS: Final = frozenset({"gradient", "parameters", "moments"})
 
 _T = TypeVar("_T")
@@ -18,12 +18,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class FaultPlace:
-    """Where in its update an incident was seen first.
+    """The place of an incident's first sighting in its update.
 
     Attributes:
         phase: one of `PHASES`; empty if unknown.
         minibatch: counted from 1; 0 before the first minibatch, and if unknown.
-        is_spread: whether all that was seen is shared by ranks.
+        is_spread: whether all its quantities are shared by ranks.
     """
 
     phase: str
@@ -32,10 +32,10 @@ class FaultPlace:
 
 
 def fault_place(sightings: Sequence[NonfiniteSighting]) -> FaultPlace:
-    """Return where in its update an incident was seen first.
+    """Return the place of an incident's first sighting in its update.
 
     Args:
-        sightings: what was seen in it, causes first; empty if unknown.
+        sightings: the incident's sightings, causes first; empty if unknown.
     """
     if not sightings:
         return FaultPlace("", 0, is_spread=False)
@@ -49,12 +49,12 @@ def one_per_fault(
 ) -> list[_T]:
     """Return one incident for each fault, in order of time.
 
-    Incidents of several ranks in the same minibatch are one fault. It does not depend on the order
-    of the incidents, or on how often one is given.
+    Incidents of several ranks in the same minibatch are one fault. The result does not depend on
+    the order of the incidents, or on duplicates.
 
     Args:
-        incidents: each with its rank, its update, and where it was seen.
-        with_others: adds to an incident its rank and the other ranks that saw the fault.
+        incidents: incidents with their rank, update and place.
+        with_others: adds to an incident its rank and the other ranks with the fault.
     """
     groups: dict[tuple[int, str, int], dict[int, list[tuple[FaultPlace, _T]]]] = {}
     for rank, update, place, incident in incidents:

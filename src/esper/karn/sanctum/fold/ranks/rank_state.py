@@ -1,4 +1,4 @@
-"""One rank of a run, and what the states of all say of the run: its status, and what is missing."""
+"""The state of one rank; status and completeness of a run from the states of all its ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from esper.karn.store.liveness import RunStatus, StatusKind
 from esper.karn.store.reading.completeness import Completeness
 from esper.leyline.text.rank_words import ranks_words
 
-#: Seconds after the start of a run in which ranks without a store are not yet missed.
+#: Seconds after the start of a run in which ranks without a store are not reported as missing.
 STARTING_SECONDS: Final = 30.0
 
 _GONE: Final = (StatusKind.DEAD, StatusKind.FAILED, StatusKind.HALTED)
@@ -21,16 +21,16 @@ class RankState:
     """One rank of a run at one moment.
 
     Attributes:
-        rank: its number, counted from 0.
-        status: of its process.
-        completeness: whether everything that it reported is known.
+        rank: number of the rank, counted from 0.
+        status: status of its process.
+        completeness: whether all its events are known.
         has_store: whether its store was found.
-        update: its last update.
-        device: on which its model is.
+        update: number of its last update.
+        device: device of its model.
         machine: name of its machine; empty if unknown.
-        pid: of its process; None if unknown.
+        pid: id of its process; None if unknown.
         started_at: when its process started, in seconds since the epoch; None if unknown.
-        ended_at: its last sign of life, in seconds since the epoch; None if unknown.
+        ended_at: its last heartbeat, in seconds since the epoch; None if unknown.
     """
 
     rank: int
@@ -52,10 +52,10 @@ def missing_rank(rank: int) -> RankState:
 
 
 def joined_status(ranks: Sequence[RankState]) -> RunStatus:
-    """Return the status of a run from those of its ranks.
+    """Return the status of a run from the statuses of its ranks.
 
-    A run goes on as long as one of its ranks does. Then a rank that is gone makes it DEGRADED, and
-    one that is silent makes it STALE. The sentence names these ranks.
+    A run is active while one of its ranks is. A dead rank then makes it DEGRADED, and a silent rank
+    makes it STALE. The sentence names these ranks.
 
     Args:
         ranks: all ranks that should train, in order.
@@ -88,14 +88,14 @@ def joined_status(ranks: Sequence[RankState]) -> RunStatus:
 
 
 def _ended(ranks: Sequence[RankState], size: int) -> RunStatus:
-    """Return the status of a run of which no rank goes on."""
+    """Return the status of a run without active ranks."""
     for kind in (StatusKind.HALTED, *_GONE, StatusKind.STOPPED):
         found = [one for one in ranks if one.status.kind is kind]
         if not found:
             continue
         if kind in (StatusKind.DEAD, StatusKind.FAILED):
             found = _earliest_first([one for one in ranks if one.status.kind in _GONE])
-        # Of a rank that died and one that failed because of it, the earlier is the cause.
+        # If one rank died and another failed because of it, the earlier one is the cause.
         first = found[0].status
         seconds = min((o.status.seconds for o in found if o.status.seconds is not None),
                       default=None)  # fmt: skip
@@ -110,7 +110,7 @@ def _ended(ranks: Sequence[RankState], size: int) -> RunStatus:
 
 
 def _earliest_first(ranks: Sequence[RankState]) -> list[RankState]:
-    """Return ranks by their last sign of life; those that nothing is known of come last."""
+    """Return ranks in order of their last heartbeat; unknown ones come last."""
     return sorted(ranks, key=lambda one: (one.ended_at is None, one.ended_at or 0.0, one.rank))
 
 
@@ -124,7 +124,7 @@ def _named(ranks: Sequence[RankState], size: int) -> str:
 def joined_completeness(
     ranks: Sequence[RankState], damaged_events: int, *, is_starting: bool
 ) -> Completeness:
-    """Return whether everything is known that the ranks of a run reported.
+    """Return whether all events of the ranks of a run are known.
 
     Args:
         ranks: all ranks that should have a store, and all that have one, in order.
