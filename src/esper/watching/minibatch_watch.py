@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from esper.leyline.telemetry import SHARED
 from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.watching.agreement import Reaction
-from esper.watching.backward_pass import NoOptimizer, losses_in, reaches
+from esper.watching.backward_pass import NoOptimizer, OwnLosses, losses_in
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.frames import frames_calling, is_plumbing
+from esper.watching.finding.frames import frames_calling
 from esper.watching.finding.repeater import Repeater
 from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
@@ -108,7 +108,7 @@ class MinibatchWatch:
         self._counts_updates = counts_updates
         self.has_optimizer = has_optimizer
         self._no_optimizer = cast(torch.optim.Optimizer, NoOptimizer(self._parameters))
-        self._is_own_loss: dict[tuple[CodeType, int], bool] = {}  # by where its pass is called
+        self._own_losses = OwnLosses(self._ids)
         self._loss_told = 0  # number of the update in which a loss alone was explained last
         self.record = record
         self.held = HeldMinibatch()
@@ -250,35 +250,29 @@ class MinibatchWatch:
         """
         if self._repeater is not None:
             return
-        is_bad = False
+        is_bad = is_step = False
         with self._guard:
             for loss in losses_in(tensors):
                 self._saw_loss(loss, frame)
-            if not self.has_optimizer and self._explainer.seen is None:
+            is_alone = not self.has_optimizer and self._explainer.seen is None
+            is_step = is_alone and self._own_losses.has_any(tensors)
+            if is_step:
                 is_bad = self._look_at_step(self._no_optimizer, frame)
+                last = self.record.troubles[-1:]  # a scaled loss may overflow without any
+                is_bad = is_bad and any(one.minibatch == self.record.steps for one in last)
                 self.on_step_over()
-        if not self.has_optimizer and self._reaction.is_bad(is_bad):
+        if is_step and self._reaction.is_bad(is_bad):
             self._reaction.to_step(None)
 
     def _saw_loss(self, loss: Tensor, frame: FrameType) -> None:
         if self._explainer.seen is not None:
-            if not is_finite(loss) and reaches(loss, self._ids):
+            if not is_finite(loss) and self._own_losses.has_exactly(loss):
                 self._explainer.seen.append(loss.detach())
         elif self._flags is not None:
-            if self._is_own(loss, frame):
+            if self._own_losses.has(loss, frame):
                 self._flags.hold_loss(loss, self.record.steps + 1)
-        elif not math.isfinite(value := loss.item()) and reaches(loss, self._ids):
+        elif not math.isfinite(value := loss.item()) and self._own_losses.has_exactly(loss):
             self.held.bad_loss = self.held.bad_loss or nonfinite_kind(value) or ""
-
-    def _is_own(self, loss: Tensor, frame: FrameType) -> bool:
-        """Return whether a loss is of the models; its graph is searched once for each call."""
-        caller = next(
-            (one for one in frames_calling(frame) if not is_plumbing(one.f_code.co_filename)), frame
-        )
-        place = caller.f_code, caller.f_lineno
-        if place not in self._is_own_loss:
-            self._is_own_loss[place] = reaches(loss, self._ids)
-        return self._is_own_loss[place]
 
     def on_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take note that an optimizer is about to step."""
@@ -343,7 +337,15 @@ class MinibatchWatch:
         with self._guard:  # if it cannot be explained, the step is bad all the same
             if not held.is_explained:
                 stack = list(frames_calling(frame))
-                self._explain(stack, "update", optimizer=optimizer, only_if_found=is_norm_only)
+                # Gradients of a scaled loss may overflow before the scaler leaves their step out.
+                may_be_scaled = optimizer is self._no_optimizer and held.bad_loss != "nan"
+                self._explain(
+                    stack,
+                    "update",
+                    optimizer=optimizer,
+                    only_if_found=is_norm_only,
+                    only_if_harmful=may_be_scaled,
+                )
         return not is_norm_only
 
     def _explain_loss(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:

@@ -441,9 +441,8 @@ class Watch:
             reason = WEIGHTS_ONLY if record.steps else NO_STEPS
             self._incidents.note_lasting(record, found, reason, record.steps)
         by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
-        is_still = bool(is_same) or record.is_still
         had_steps = self._minibatches.has_optimizer and record.steps > by_scaler
-        self._look.count(is_still=is_still, had_steps=had_steps)
+        self._look.count(is_still=bool(is_same) or record.is_still, had_steps=had_steps)
 
     @property
     def is_stalled(self) -> bool:
