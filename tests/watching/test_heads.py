@@ -109,6 +109,14 @@ FOREIGN = "no part of the watched model"
         (lambda _: {"groups": {"critic": nn.Linear(64, 1)}}, rf"groups\['critic'\].*{FOREIGN}"),
         (lambda _: {"groups": {"critic": 3}}, "must be a regular expression or a module"),
         (lambda _: {"groups": {"critic": "criticc"}}, "matches no parameter"),
+        (
+            lambda policy: {"groups": {"all": "", "critic": policy.critic}},
+            r"'critic' has no parameter of its own: critic\.\w+ belongs to group 'all'",
+        ),
+        (
+            lambda policy: {"groups": {"value": policy.critic, "critic": "critic"}},
+            r"'critic' has no parameter of its own: critic\.\w+ belongs to group 'value'",
+        ),
         (lambda _: {"groups": ["critic"]}, "must be a dictionary"),
         (lambda _: {"groups": {"shared": "critic"}}, "cannot have the name 'shared'"),
         (lambda _: {"groups": {"": "critic"}}, "cannot have the name ''"),
@@ -157,3 +165,15 @@ def test_a_module_that_shares_its_parameters_is_part_of_the_model(caplog):
 
     assert owners["critic.weight"] == "value"
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+def test_a_parameter_of_several_groups_belongs_to_the_first(is_module):
+    policy = Policy()
+    critic = policy.critic if is_module else "critic"
+
+    with Watch([policy], groups={"value": critic, "rest": ""}) as watch:
+        owners = {part.name.partition(".")[0]: part.owner for part in watch.parts}
+
+    assert owners.pop("critic") == "value"
+    assert set(owners.values()) == {"rest"}

@@ -62,6 +62,8 @@ def masking(
             return "yes"
     if not all(source.is_legal for source in sources):
         return "no"
+    if any(poison.name.startswith(("weight ", "optimizer ")) for poison in poisons):
+        return "no"
     is_certain = not poisons and not any(source.is_unused_mask for source in sources)
     as_sources: Masking = "yes" if is_certain else "looks like"
     masked = [(name, value) for name, _, value in inputs if name in call.broken]

@@ -17,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 class Listener(Protocol):
     """Receives calls from the hooks."""
 
-    def on_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def on_output(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         """Handle one call of the output layer."""
 
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
@@ -48,11 +50,13 @@ class OutputHook:
     def __init__(self, listener: Listener | None = None) -> None:
         self._listener = (lambda: None) if listener is None else weakref.ref(listener)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         """Pass the call on."""
         listener = self._listener()
         if listener is not None:
-            listener.on_output(module, inputs, output)
+            listener.on_output(module, args, kwargs, output)
 
     def __deepcopy__(self, _memo: object) -> "OutputHook":
         """Return a hook without a listener."""
@@ -245,7 +249,7 @@ class TrainingHooks:
         listener = own()
         if self._output_layer is not None:
             hook = OutputHook(listener)
-            self._handles.append(self._output_layer.register_forward_hook(hook))
+            self._handles.append(self._output_layer.register_forward_hook(hook, with_kwargs=True))
 
         def clipped(parameters: list[Tensor], norm: Tensor) -> None:
             if (listener := own()) is not None:

@@ -70,4 +70,7 @@ def masks_by_itself(layer: nn.Module, taken: Tensor | None, output: Tensor) -> b
         return False
     if kinds_of(output) != ("-inf",):
         return False
-    return is_finite(nn.functional.linear(taken.detach(), layer.weight, layer.bias))
+    try:
+        return is_finite(nn.functional.linear(taken.detach(), layer.weight, layer.bias))
+    except Exception:  # noqa: BLE001 - such as one whose weights are compressed
+        return False

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Final, cast
 from weakref import WeakKeyDictionary
 
@@ -15,20 +15,22 @@ from torch import Tensor, nn
 from esper.leyline.telemetry import SHARED
 from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.watching.agreement import Reaction
-from esper.watching.backward_pass import NoOptimizer, losses_in, reaches
-from esper.watching.device_flags import DeviceFlags
+from esper.watching.backward_pass import NoOptimizer, OwnLosses, losses_in
+from esper.watching.device_flags import DeviceFlags, ReadFlags
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.frames import frames_calling, is_plumbing
+from esper.watching.finding.frames import frames_calling
 from esper.watching.finding.repeater import Repeater
 from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
 from esper.watching.incidents import Incidents
-from esper.watching.looks import is_finite, masks_by_itself
+from esper.watching.looks import is_finite
 from esper.watching.owner_norms import OwnerNorms
-from esper.watching.parts import Part, log_std_excess
+from esper.watching.parts import Part
 from esper.watching.recorder import UpdateRecord
+from esper.watching.self_masking import LayerCall, SelfMasking
 from esper.watching.shards import local
+from esper.watching.std_look import StdLook
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
 _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
@@ -65,8 +67,7 @@ class MinibatchWatch:
         has_acted: whether the model acted since the last minibatch.
         is_updating: whether all calls currently belong to an update.
         last_optimizer: the optimizer of the last step; None before.
-        log_std_excess: returns by how much a standard deviation is too large; see `parts`.
-        std_overflows: whether one was too large at the end of the last update; only set with flags.
+        std: check of standard deviations while acting.
     """
 
     def __init__(
@@ -95,8 +96,8 @@ class MinibatchWatch:
         # Whether an optimizer is its own, with the size of its groups when that was found out.
         self._is_mine: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[int], bool]]
         self._is_mine = WeakKeyDictionary()
-        self.log_std_excess = log_std_excess(parts)
-        self.std_overflows = False
+        self.std = StdLook(parts)
+        self._masking = SelfMasking()
         self._explainer = explainer
         self._incidents = incidents
         self._guard = guard
@@ -108,7 +109,7 @@ class MinibatchWatch:
         self._counts_updates = counts_updates
         self.has_optimizer = has_optimizer
         self._no_optimizer = cast(torch.optim.Optimizer, NoOptimizer(self._parameters))
-        self._is_own_loss: dict[tuple[CodeType, int], bool] = {}  # by where its pass is called
+        self._own_losses = OwnLosses(self._ids)
         self._loss_told = 0  # number of the update in which a loss alone was explained last
         self.record = record
         self.held = HeldMinibatch()
@@ -118,8 +119,6 @@ class MinibatchWatch:
         # States of the generator after the last steps, the newest first.
         self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
         self._acts = False  # at any time
-        self._acting_calls = 0  # since the last step
-        self._looked_at_std = 0  # number of the update in which it overflowed last
         self._is_learning = False  # a minibatch was computed, and not stepped with
         self._owner_norms = OwnerNorms(parts)
         self._measured: Tensor | None = None  # by `_owner_norms`, in this update
@@ -145,25 +144,30 @@ class MinibatchWatch:
             known = self._is_mine[optimizer] = (sizes, is_mine)
         return known[1]
 
-    def on_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def on_output(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         """Take note of one call of the output layer."""
         if not isinstance(output, Tensor):
             return
+        call = LayerCall(module, args, kwargs, output)
         if self._explainer.seen is not None:
-            self._explainer.saw_again(_first(inputs), output)
+            self._explainer.saw_again(call.taken, output)
         elif not torch.compiler.is_compiling():
             with self._guard:
-                self._saw_output(module, inputs, output)
+                self._saw_output(call)
 
-    def _saw_output(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def _saw_output(self, call: LayerCall) -> None:
+        output = call.output
         is_training = output.requires_grad
         self._note_call(is_training)
         if self._flags is not None:
             self._flags.note_output(output, self.record.steps + 1)
-            if self.std_overflows and not is_training and not self.is_updating:
-                self.std_overflows = False
+            self._masking.hold(call)
+            if self.std.overflows and not is_training and not self.is_updating:
+                self.std.overflows = False
                 stack = list(frames_calling(sys._getframe(1)))
-                outputs = [(_first(inputs), output)]
+                outputs = [(call.taken, output)]
                 self._explain(stack, "acting", outputs=outputs, only_if_found=True)
             return
         if not is_training and self._incidents.acting_is_explained:
@@ -179,35 +183,16 @@ class MinibatchWatch:
             return
         phase = "update" if is_training or self.is_updating else "acting"
         is_bad = not math.isfinite(total.item()) and not bool(values.isfinite().all())
-        is_bad = is_bad and not masks_by_itself(module, _first(inputs), values)
-        if self.held.is_explained or not (is_bad or self._has_infinite_std(phase)):
+        is_bad = is_bad and not self._masking.is_masked(call)
+        has_infinite_std = phase == "acting" and self.std.has_infinite(self.record.number)
+        if self.held.is_explained or not (is_bad or has_infinite_std):
             return
         stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
-        outputs = [(_first(inputs), output)]
+        outputs = [(call.taken, output)]
         before = len(self.record.troubles)
         self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
         if phase == "acting" and len(self.record.troubles) > before:
             self._reaction.to_acting()
-
-    def _has_infinite_std(self, phase: str) -> bool:
-        """Return, once per update, whether actions are drawn with an infinite standard deviation.
-
-        The model may clamp it, so this only triggers the full check. Weights change only at steps:
-        it is checked at the first acting call after a step, and then at doubling intervals.
-        """
-        if phase != "acting":
-            return False
-        self._acting_calls += 1
-        if self._acting_calls & (self._acting_calls - 1):
-            return False
-        number = self.record.number
-        if self._looked_at_std == number:
-            return False
-        excess = self.log_std_excess()
-        if excess is None or excess.item() <= 0:
-            return False
-        self._looked_at_std = number
-        return True
 
     def _note_call(self, is_training: bool) -> None:
         """Distinguish acting from learning; an update begins with acting and ends with steps."""
@@ -250,35 +235,29 @@ class MinibatchWatch:
         """
         if self._repeater is not None:
             return
-        is_bad = False
+        is_bad = is_step = False
         with self._guard:
             for loss in losses_in(tensors):
                 self._saw_loss(loss, frame)
-            if not self.has_optimizer and self._explainer.seen is None:
+            is_alone = not self.has_optimizer and self._explainer.seen is None
+            is_step = is_alone and self._own_losses.has_any(tensors)
+            if is_step:
                 is_bad = self._look_at_step(self._no_optimizer, frame)
+                last = self.record.troubles[-1:]  # a scaled loss may overflow without any
+                is_bad = is_bad and any(one.minibatch == self.record.steps for one in last)
                 self.on_step_over()
-        if not self.has_optimizer and self._reaction.is_bad(is_bad):
+        if is_step and self._reaction.is_bad(is_bad):
             self._reaction.to_step(None)
 
     def _saw_loss(self, loss: Tensor, frame: FrameType) -> None:
         if self._explainer.seen is not None:
-            if not is_finite(loss) and reaches(loss, self._ids):
+            if not is_finite(loss) and self._own_losses.has_exactly(loss):
                 self._explainer.seen.append(loss.detach())
         elif self._flags is not None:
-            if self._is_own(loss, frame):
+            if self._own_losses.has(loss, frame):
                 self._flags.hold_loss(loss, self.record.steps + 1)
-        elif not math.isfinite(value := loss.item()) and reaches(loss, self._ids):
+        elif not math.isfinite(value := loss.item()) and self._own_losses.has_exactly(loss):
             self.held.bad_loss = self.held.bad_loss or nonfinite_kind(value) or ""
-
-    def _is_own(self, loss: Tensor, frame: FrameType) -> bool:
-        """Return whether a loss is of the models; its graph is searched once for each call."""
-        caller = next(
-            (one for one in frames_calling(frame) if not is_plumbing(one.f_code.co_filename)), frame
-        )
-        place = caller.f_code, caller.f_lineno
-        if place not in self._is_own_loss:
-            self._is_own_loss[place] = reaches(loss, self._ids)
-        return self._is_own_loss[place]
 
     def on_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take note that an optimizer is about to step."""
@@ -343,7 +322,15 @@ class MinibatchWatch:
         with self._guard:  # if it cannot be explained, the step is bad all the same
             if not held.is_explained:
                 stack = list(frames_calling(frame))
-                self._explain(stack, "update", optimizer=optimizer, only_if_found=is_norm_only)
+                # Gradients of a scaled loss may overflow before the scaler leaves their step out.
+                may_be_scaled = optimizer is self._no_optimizer and held.bad_loss != "nan"
+                self._explain(
+                    stack,
+                    "update",
+                    optimizer=optimizer,
+                    only_if_found=is_norm_only,
+                    only_if_harmful=may_be_scaled,
+                )
         return not is_norm_only
 
     def _explain_loss(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
@@ -382,6 +369,12 @@ class MinibatchWatch:
         if self._measured is None:
             self._measured = self._owner_norms.measure()
 
+    def read_flags(self, more: Tensor) -> tuple[ReadFlags, list[float]]:
+        """Read the flags of the update that ends, and further numbers; see `DeviceFlags.read`."""
+        assert self._flags is not None
+        flags, further = self._flags.read(more)
+        return self._masking.without_masks(flags), further
+
     def take_measured(self) -> tuple[tuple[str, ...], Tensor | None]:
         """Return heads and groups, and their gradient norms in the ending update."""
         measured, self._measured = self._measured, None
@@ -415,7 +408,7 @@ class MinibatchWatch:
     def _begin_minibatch(self) -> None:
         self._is_learning = False
         self.forget_minibatch()
-        self._acting_calls = 0
+        self.std.began()
         self._began = time.monotonic()
         self._rngs.appendleft(torch.get_rng_state())
 
@@ -439,7 +432,3 @@ class MinibatchWatch:
         self.held = HeldMinibatch()
         if self._repeater is not None:
             self._repeater.forget()
-
-
-def _first(inputs: tuple[Any, ...]) -> Tensor | None:
-    return inputs[0] if inputs and isinstance(inputs[0], Tensor) else None

@@ -77,11 +77,12 @@ def parts_of(
         heads: their heads.
         output_layer: the layer that computes the output of heads with columns.
         groups: further owners by name: a module, or a regular expression that the beginning of a
-            parameter's name must match.
+            parameter's name must match. A parameter of several groups belongs to the first of
+            them, in the order of the mapping, and one of a head to the head.
 
     Raises:
-        HeadsError: a head or group is no part of the models, a group is no regular expression, or
-            it matches no parameter.
+        HeadsError: a head or group is no part of the models, a group is no regular expression, it
+            matches no parameter, or all that it matches belong to groups before it.
     """
     _check_names(groups, heads)
     patterns = patterns_of(groups)
@@ -90,17 +91,19 @@ def parts_of(
             check_module(f"heads[{head.name!r}]", head.module, models)
     of_layer = set() if output_layer is None else {id(p) for p in output_layer.parameters()}
     with_columns = tuple((head.name, head.columns) for head in heads if head.columns is not None)
-    modules = {head.name: head.module for head in heads if head.module is not None}
+    of_heads: dict[int, str] = {}
+    for head in heads:
+        for parameter in [] if head.module is None else head.module.parameters():
+            of_heads.setdefault(id(parameter), head.name)
+    of_groups: dict[str, set[int]] = {}
     for group, module in (groups or {}).items():
         if isinstance(module, nn.Module):
             check_module(f"groups[{group!r}]", module, models)
-            modules.setdefault(group, module)
-    own_module: dict[int, str] = {}
-    for name, module in modules.items():
-        for parameter in module.parameters():
-            own_module.setdefault(id(parameter), name)
+            of_groups[group] = {id(parameter) for parameter in module.parameters()}
     tied = _tied(models)
-    parts, seen, unused = [], set(), set(patterns)
+    parts, seen = [], set()
+    own: set[str] = set()  # groups with parameters of their own
+    taken: dict[str, tuple[str, str]] = {}  # a parameter of each group, and whose it is
     for model in models:
         for name, parameter in model.named_parameters():
             if id(parameter) in seen or not parameter.is_floating_point():  # quantized weights
@@ -108,8 +111,15 @@ def parts_of(
             if parameter.is_meta:  # has no values yet
                 continue
             seen.add(id(parameter))
-            matching = [group for group, pattern in patterns.items() if pattern.match(name)]
-            unused -= set(matching)
+            matching = [
+                group
+                for group in groups or ()
+                if id(parameter) in of_groups.get(group, ())
+                or (group in patterns and patterns[group].match(name))
+            ]
+            if matching:
+                own.add(matching[0])
+                taken |= dict.fromkeys(matching, (name, matching[0]))
             if id(parameter) in of_layer and id(parameter) not in tied and with_columns:
                 parts.append(Part(name, parameter, "", with_columns))
             elif _is_std(name, parameter, len(with_columns)):
@@ -117,13 +127,20 @@ def parts_of(
                 rows = tuple((head, range(n, n + 1)) for n, (head, _) in enumerate(with_columns))
                 parts.append(Part(name, parameter, "", rows))
             else:
-                owner = own_module.get(id(parameter)) or (matching[0] if matching else SHARED)
+                owner = of_heads.get(id(parameter)) or (matching[0] if matching else SHARED)
                 parts.append(Part(name, parameter, owner))
-    if unused:
-        raise HeadsError(
-            f"group {sorted(unused)[0]!r} matches no parameter: give a regular expression that "
-            f"the beginning of a parameter's name matches, such as 'layers.0'"
-        )
+    for group in patterns:
+        if group not in taken:
+            raise HeadsError(
+                f"group {group!r} matches no parameter: give a regular expression that the "
+                "beginning of a parameter's name matches, such as 'layers.0'"
+            )
+    for group, (name, owner) in taken.items():
+        if group not in own:
+            raise HeadsError(
+                f"group {group!r} has no parameter of its own: {name} belongs to group {owner!r}, "
+                f"which comes before it. Put {group!r} first, or let them share no parameter"
+            )
     return parts
 
 

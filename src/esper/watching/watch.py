@@ -420,11 +420,11 @@ class Watch:
         if self._flags is None:
             is_finite, is_same, *norms = looked_at.tolist()
         else:
-            excess = self._minibatches.log_std_excess()
+            excess = self._minibatches.std.excess()
             own = looked_at.new_zeros(1) if excess is None else excess.to(looked_at.device)[None]
-            flags, others = self._flags.read(torch.cat((own, looked_at)))
+            flags, others = self._minibatches.read_flags(torch.cat((own, looked_at)))
             excess_of_std, is_finite, is_same, *norms = others
-            self._minibatches.std_overflows = excess_of_std > 0
+            self._minibatches.std.overflows = excess_of_std > 0
             record.norm_sum, record.norm_max, record.norms = flags.norms
             if flags.first_step:
                 found = found_in_flags(flags, self.heads, self.parts)
@@ -441,9 +441,8 @@ class Watch:
             reason = WEIGHTS_ONLY if record.steps else NO_STEPS
             self._incidents.note_lasting(record, found, reason, record.steps)
         by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
-        is_still = bool(is_same) or record.is_still
         had_steps = self._minibatches.has_optimizer and record.steps > by_scaler
-        self._look.count(is_still=is_still, had_steps=had_steps)
+        self._look.count(is_still=bool(is_same) or record.is_still, had_steps=had_steps)
 
     @property
     def is_stalled(self) -> bool:

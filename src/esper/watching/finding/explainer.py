@@ -400,9 +400,7 @@ class Explainer:
 
     def _steps_left_out(self, optimizer: torch.optim.Optimizer | None) -> StepsLeftOut:
         assert self.seen is not None
-        known = list(self._optimizers.values())
-        has_none = not any(isinstance(one, torch.optim.Optimizer) for one in known)
-        return StepsLeftOut(optimizer, self.seen, known, ends_at_backward=has_none)
+        return StepsLeftOut(optimizer, self.seen, list(self._optimizers.values()))
 
     def _named(
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]

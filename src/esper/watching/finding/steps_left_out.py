@@ -1,6 +1,6 @@
 """Prevents optimizer steps while a minibatch is repeated, and ends the repetition at a step."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,7 @@ class StepsLeftOut:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
         seen: receives the gradients that this step would use.
         known: optimizers whose settings, such as the learning rate, are restored at the end.
-        ends_at_backward: whether the run ends after its first backward pass: no optimizer is known,
-            and the loop may change the weights itself.
+            Without any, the run ends after its first backward pass: the rest may change weights.
 
     Attributes:
         is_reached: whether the run reached that step.
@@ -34,12 +33,10 @@ class StepsLeftOut:
         self,
         last: torch.optim.Optimizer | None,
         seen: list[Tensor],
-        known: Iterable[torch.optim.Optimizer] = (),
-        *,
-        ends_at_backward: bool = False,
+        known: Sequence[torch.optim.Optimizer] = (),
     ) -> None:
         self._last = last
-        self._ends_at_backward = ends_at_backward
+        self._ends_at_backward = not any(isinstance(one, torch.optim.Optimizer) for one in known)
         self._of_autograd = {name: vars(torch.autograd)[name] for name in ("backward", "grad")}
         self.is_reached = False
         self._settings = [(group, dict(group)) for one in known for group in one.param_groups]
