@@ -48,8 +48,8 @@ _log = logging.getLogger("esper")
 class EsperCallback(Callback):
     """Watches the training of a LightningModule: `Trainer(callbacks=[EsperCallback()])`.
 
-    An update is a batch with at least one step of an optimizer. Only the main process records;
-    models that a strategy shards (FSDP, DeepSpeed) are not watched.
+    An update is a batch with at least one step of an optimizer. Under DDP, the processes record one
+    run; models that a strategy shards (FSDP, DeepSpeed) are not watched.
 
     Args:
         options: options of `esper.watch`, such as `heads`, `name`, `run_dir` and `on_nonfinite`.
@@ -68,8 +68,6 @@ class EsperCallback(Callback):
         """Start to watch."""
         self._attached.close()
         self.watch = None
-        if not trainer.is_global_zero:
-            return
         if any(part in type(trainer.strategy).__name__ for part in _SHARDED):
             _log.warning("Esper does not watch models that %s shards", type(trainer.strategy))
             return

@@ -36,8 +36,8 @@ _log = logging.getLogger("esper")
 class EsperCallback(TrainerCallback):
     """Watches the training of a Trainer: `Trainer(…, callbacks=[EsperCallback()])`.
 
-    An update is one step of the optimizer. Only the main process records; models that FSDP or
-    DeepSpeed shards are not watched.
+    An update is one step of the optimizer. Under DDP, the processes record one run; models that
+    FSDP or DeepSpeed shards are not watched.
 
     Args:
         options: options of `esper.watch`, such as `name`, `run_dir`, `on_nonfinite` and `groups`.
@@ -56,8 +56,6 @@ class EsperCallback(TrainerCallback):
         self._attached.close()
         self.watch = None
         trainer = _calling_trainer(self)
-        if not state.is_world_process_zero:
-            return
         if trainer is None:
             _log.warning("Esper watches nothing: no transformers Trainer called its callback")
             return

@@ -118,7 +118,13 @@ def test_json_has_the_documented_form_and_never_a_bare_nan(swept, capsys):
     first = report["runs"][0]
     assert " ".join(first) == _FIELDS
     assert first["lit"] == {"inf": [], "nan": ["op"], "stalled": False}
-    assert first["first_light"] == {"light": "nan", "name": "op", "update": 2, "drill": False}
+    assert first["first_light"] == {
+        "light": "nan",
+        "name": "op",
+        "update": 2,
+        "drill": False,
+        "rank": None,
+    }
     assert first["settings"] == {"learning_rate": 0.01, "batch": {"size": 8}, "amp": False}
     assert report["funnel"]["groups"][0]["first"] == [
         {"name": "op", "runs": 2, "updates": {"first": 2, "median": 2.0, "last": 2}}

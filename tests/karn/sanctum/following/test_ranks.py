@@ -159,7 +159,7 @@ def test_a_silent_rank_is_named_while_the_others_train(run, write):
     frame = frame_of(run)
     assert frame.status.kind == "STALE"
     assert frame.status.sentence.startswith("rank 1 of 3 silent for 4")
-    assert "ranks 2 of 3" in render_header(read_view(run), 120, 5).plain
+    assert "ranks 2 of 3 (rank 1 silent)" in render_header(read_view(run), 120, 5).plain
 
 
 def test_ranks_that_come_later_are_found_and_an_unchanged_run_is_not_drawn_again(run, write):

@@ -23,6 +23,8 @@ from esper.karn.text.palette import DARK, Palette
 from esper.karn.text.run_names import without_creation_time
 from esper.karn.text.status_text import status_text
 from esper.leyline.telemetry import STALLED_UPDATES
+from esper.leyline.text.rank_words import ranks_words
+from esper.leyline.text.sighting_words import joined as joined_words
 
 #: Lines for everything, and for the most important parts.
 FULL_HEIGHT: Final = 5
@@ -128,13 +130,22 @@ def _details(view: View) -> list[tuple[str, str]]:
 
 
 def _ranks(view: View) -> str:
-    """Return how many ranks there are; of a run that goes on, how many of them train if not all."""
+    """Return how many ranks there are; of a run that goes on, which of them do not train."""
     size = view.snapshot.run.world_size
-    training = sum(one.status.kind in _TRAINING for one in view.ranks if one.rank < size)
+    ranks = [one for one in view.ranks if one.rank < size]
+    training = sum(one.status.kind in _TRAINING for one in ranks)
     is_past = view.status.is_over or view.position is not None
     if is_past or not view.ranks or training >= size:
         return str(size)
-    return f"{training} of {size}"
+    silent = [one.rank for one in ranks if one.status.kind is StatusKind.STALE]
+    missing = [one.rank for one in ranks if not one.has_store]
+    gone = [one.rank for one in ranks if one.status.is_over]
+    which = joined_words(
+        f"{ranks_words(gone)} gone" if gone else "",
+        f"{ranks_words(silent)} silent" if silent else "",
+        f"{ranks_words(missing)} without a store" if missing else "",
+    )
+    return f"{training} of {size}" + (f" ({which})" if which else "")
 
 
 def _progress(view: View, width: int, palette: Palette) -> Text:
