@@ -1,4 +1,4 @@
-"""Waiting for a screen to show something, and running on one thread."""
+"""Waiting for a screen, or another process, and running on one thread."""
 
 import inspect
 import time
@@ -20,6 +20,15 @@ async def until(pilot: Any, condition: Callable[[], object], seconds: float = 20
             pytest.fail(f"not within {seconds:g} s: {inspect.getsource(condition).strip()}")
         await pilot.pause(0.005)
     await pilot.pause()
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    """Wait until another process has made a condition true; the test fails if it does not."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {seconds:g} s: {what}")
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -88,10 +88,11 @@ def prepare_resume(
     # The lock comes first: a run that another process trains is not changed.
     held = HeldRun(run)
     try:
-        config = updated_by_options(load_config(run / CONFIG_NAME, recorded), given)
+        before = load_config(run / CONFIG_NAME, recorded)
+        config = updated_by_options(before, given)
         check_settings(config, given)
         checkpoint = _newest_checkpoint(run, report)
-        _check_against_checkpoint(run, config, given, checkpoint)
+        _check_against_checkpoint(run, config, before, checkpoint)
         data = _check_data(run, config, checkpoint, data_changed=data_changed)
         if data_changed:
             _record_data(data, run)
@@ -137,12 +138,18 @@ def _newest_checkpoint(run: Path, report: Callable[[str], None]) -> CheckpointSu
 def _check_against_checkpoint(
     run: Path,
     config: TrainingConfig,
-    given: Mapping[str, Any],
+    before: TrainingConfig,
     checkpoint: CheckpointSummary | None,
 ) -> None:
     """Check that a run has work left, and the settings of its checkpoint.
 
     The checkpoint says what is done. The store may have later updates, which are trained again.
+
+    Args:
+        run: the run's directory.
+        config: its settings from now on.
+        before: its settings until now; their drills may be done.
+        checkpoint: the checkpoint that training resumes from; None if there is none.
 
     Raises:
         ConfigError: the run is complete, a setting differs from the checkpoint, or a drill is
@@ -151,7 +158,7 @@ def _check_against_checkpoint(
     update, done = (checkpoint.update, checkpoint.episodes_done) if checkpoint else (0, 0)
     if checkpoint is not None:
         check_same_settings(config, checkpoint.settings, f"the checkpoint of update {update}")
-    for drill in scheduled(config) if "inject" in given else ():
+    for drill in scheduled(config) if config.inject != before.inject else ():
         if drill.update <= update:
             raise ConfigError(f"--inject {drill}: update {update} of {run.name} is done already")
     # A run that was killed after its last update still has to be ended in order.

@@ -32,8 +32,8 @@ def unpacked(rows: np.ndarray, like: Arrays) -> dict[str, np.ndarray]:
     for name in sorted(like):
         array = like[name]
         width = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
-        part = np.ascontiguousarray(rows[:, start : start + width])
-        found[name] = part.view(array.dtype).reshape(len(rows), *array.shape[1:])
+        data = bytearray(rows[:, start : start + width].tobytes())
+        found[name] = np.frombuffer(data, array.dtype).reshape(len(rows), *array.shape[1:])
         start += width
     return found
 

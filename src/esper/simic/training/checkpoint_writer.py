@@ -73,6 +73,12 @@ class CheckpointWriter:
         """
         self._pending = checkpoint
 
+    def write_on_request(self) -> None:
+        """Write the held state, as the user asked, and report which checkpoint is the newest."""
+        self.write_held()
+        newest = f"is of update {self._written}" if self._written else "follows the first update"
+        self._log.say(f"asked for a checkpoint: the newest {newest}", "info")
+
     def write_held(self) -> None:
         """Write the held state, unless it was written or a value in it is not finite."""
         held = self._pending

@@ -209,15 +209,17 @@ class Trainer:
         self._announce()
         self._progress.begin(self._episodes_done, self._task.validation.largest_class)
         while self._episodes_done < self._config.episodes:
-            if self._is_stop_requested():
-                if not self.checkpoints.has(self._update):
-                    self._write_checkpoint()
-                return self._early_ending("stopped", "asked to stop; the run can be resumed")
+            done = self.done
             try:
+                if self._is_stop_requested():
+                    if not self.checkpoints.has(self._update):
+                        self._write_checkpoint()
+                    return self._early_ending("stopped", "asked to stop; the run can be resumed")
                 self._train_batch()
             except HaltedError as halted:
                 return self._ending("halted", str(halted))
             except StoppedAtOnce:
+                self._update, self._episodes_done = done
                 self.checkpoints.write_held()
                 why = self._stop.lost or "asked to stop"
                 status = "failed" if self._stop.lost else "stopped"
@@ -277,10 +279,7 @@ class Trainer:
         self._progress.stepped(self._update + 1, step, steps, episodes)
         if self._stop.checkpoint_wanted:
             self._stop.checkpoint_wanted = False
-            self.checkpoints.write_held()
-            has_one = self._update and self.checkpoints.has(self._update)
-            words = f"is of update {self._update}" if has_one else "has to wait for the next update"
-            self._log.say(f"asked for a checkpoint: the newest {words}", "info")
+            self.checkpoints.write_on_request()
 
     def _is_stop_requested(self) -> bool:
         """Return whether to stop after this update; ranks stop together."""
