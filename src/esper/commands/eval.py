@@ -8,7 +8,12 @@ from typing import Any
 from esper.commands.options import POLICY_HELP, add_rng_seed, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_report, progress_on_stderr, try_to_write
 from esper.leyline.text.json_text import json_text
-from esper.simic.evaluation.baseline_names import BASELINES, DEFAULT_BASELINES, parse_baselines
+from esper.simic.evaluation.baseline_names import (
+    BASELINES,
+    DEFAULT_BASELINES,
+    SEARCHES,
+    parse_baselines,
+)
 
 
 def add_eval(verbs: Any) -> None:
@@ -37,9 +42,9 @@ def add_eval(verbs: Any) -> None:
         "--against",
         default=",".join(DEFAULT_BASELINES),
         metavar="LIST",
-        help="comma-separated baselines: "
-        + "; ".join(f"{name}: {what}" for name, what in BASELINES.items())
-        + " (default: %(default)s)",
+        help="comma-separated baselines, or all: "
+        + "; ".join(f"{name} ({what})" for name, what in BASELINES.items())
+        + f" (default: all but {' and '.join(SEARCHES)})",
     )
     parser.add_argument(
         "--search-episodes",
