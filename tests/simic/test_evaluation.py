@@ -72,7 +72,7 @@ def few_rivals() -> Any:
             patch.setattr(module, "static_shapes", lambda *args: real(*args)[:4])
         for module in (static_opponents, baselines):
             patch.setattr(module, "PACES", baselines.PACES[1:3])
-        patch.setattr(baselines, "LEARNING_RATES", baselines.LEARNING_RATES[1:3])
+        patch.setattr(baselines, "LEARNING_RATES", (0.02,))
         patch.setattr(evaluation, "LOCKSTEP", 4)
         yield
 
