@@ -24,7 +24,7 @@ from esper.karn.store.run_store import CONFIG_NAME, RunReader, find_run
 from esper.leyline.telemetry import EpisodesCompleted
 from esper.policies import find_policy
 from esper.simic.evaluation import evaluation_report
-from esper.simic.evaluation.baseline_names import BASELINES
+from esper.simic.evaluation.baseline_names import DEFAULT_BASELINES
 from esper.simic.evaluation.contest import Evaluation, evaluate
 from esper.tamiyo import shipped
 
@@ -50,7 +50,11 @@ def main() -> None:
     _write_curve(run, options.out / shipped.CURVE_NAME)
 
     result = evaluate(
-        [trained], episodes=EPISODES, against=BASELINES, rng_seed=0, say=lambda what: print(what)
+        [trained],
+        episodes=EPISODES,
+        against=DEFAULT_BASELINES,
+        rng_seed=0,
+        say=lambda what: print(what),
     )
     report = json.dumps(evaluation_report.evaluation_as_json(result), indent=1)
     (options.out / shipped.EVALUATION_NAME).write_text(report + "\n", encoding="utf-8")

@@ -22,8 +22,9 @@ from esper.leyline.task_names import check_task, parse_task_name
 from esper.leyline.text.suggestions import did_you_mean
 from esper.simic.command_progress import NO_PROGRESS, CommandProgress, NoProgress
 from esper.simic.config import TrainingConfig, check_device, check_same_settings, load_config
-from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
+from esper.simic.evaluation.baseline_names import DEFAULT_BASELINES, SEARCHES, parse_baselines
 from esper.simic.requests import (
+    EvaluationError,
     GrowingError,
     check_evaluation,
     check_growing,
@@ -47,8 +48,9 @@ def evaluate(
     *,
     run_dir: str | Path | None = None,
     episodes: int = 64,
-    against: Sequence[str] = BASELINES,
+    against: Sequence[str] = DEFAULT_BASELINES,
     rng_seed: int = 0,
+    search_episodes: int | None = None,
     progress: CommandProgress | NoProgress = NO_PROGRESS,
 ) -> "Evaluation":
     """Compare trained policies with baselines on random seeds that training never uses.
@@ -64,16 +66,25 @@ def evaluate(
         episodes: episodes for each contestant, at least 2.
         against: names of baselines.
         rng_seed: random seed of the evaluation.
+        search_episodes: episodes of the agent whose multiply-adds `random-best` and `halving` may
+            spend on their search, each; by default as many as the policies were trained with.
         progress: progress reporter; also receives warnings about the checkpoints.
 
     Raises:
         RunNotFoundError, CheckpointError, ConfigError, EvaluationError, UnknownTaskError,
-            UnknownBaselineError: a policy cannot be found or read, or an argument is out of range.
+            UnknownBaselineError, MissingSearchLibraryError: a policy cannot be found or read, an
+            argument is out of range, or a library is missing.
     """
     wanted: Sequence[str | Path | None] = policies or (None,)
     places = [locate_policy(_folder(run_dir), _text(one)) for one in wanted]
-    check_evaluation([(place.name, place.config) for place in places], episodes, rng_seed)
+    check_evaluation(
+        [(place.name, place.config) for place in places], episodes, rng_seed, search_episodes
+    )
     baselines = parse_baselines(",".join(against))
+    if search_episodes is not None and not set(baselines) & set(SEARCHES):
+        raise EvaluationError(
+            f"--search-episodes only applies to --against {' and '.join(SEARCHES)}"
+        )
     check_task(parse_task_name(places[0].config.task))
     check_device(places[0].config.device)
     for place in places:
@@ -87,6 +98,7 @@ def evaluate(
             episodes=episodes,
             against=baselines,
             rng_seed=rng_seed,
+            search_episodes=search_episodes,
             say=progress.say,
             report=progress.report,
         )

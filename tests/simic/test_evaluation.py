@@ -23,11 +23,25 @@ from esper.leyline.files.checkpoint_file import CheckpointError
 from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES, Op
 from esper.simic.config import TrainingConfig
 from esper.simic.evaluation import arena as evaluation
-from esper.simic.evaluation import baselines, contest, evaluation_plot, evaluation_report
+from esper.simic.evaluation import (
+    baseline_names,
+    baselines,
+    contest,
+    evaluation_plot,
+    evaluation_report,
+    searches,
+    static_opponents,
+)
 from esper.simic.evaluation.arena import Arena, evaluation_seeds
-from esper.simic.evaluation.baseline_names import BASELINES, UnknownBaselineError, parse_baselines
-from esper.simic.evaluation.baselines import Contestant, random_player, run_baseline
+from esper.simic.evaluation.baseline_names import (
+    BASELINES,
+    MissingSearchLibraryError,
+    UnknownBaselineError,
+    parse_baselines,
+)
+from esper.simic.evaluation.baselines import random_player, run_baseline
 from esper.simic.evaluation.contest import Evaluation, evaluate
+from esper.simic.evaluation.contestants import Agents, Contestant
 from esper.simic.evaluation.evaluation_plot import frontier
 from esper.simic.requests import EvaluationError
 from esper.simic.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -44,7 +58,7 @@ def trained(name: str = "run", weights: int = 0, **settings: Any) -> TrainedPoli
     torch.manual_seed(weights)
     config = TrainingConfig(**{**asdict(CONFIG), **settings})
     policy = RecurrentPolicy(len(FEATURES), feature_size=8, lstm_size=8)
-    return TrainedPolicy(name, policy, config, episodes=16)
+    return TrainedPolicy(name, policy, config, episodes=4)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +67,12 @@ def few_rivals() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         rules = {"a conv early": Rule(trial=0.0), "norms": Rule(("norm",) * 3, trial=0.0)}
         patch.setattr(baselines, "HAND_RULES", rules)
-        real = baselines.static_shapes
-        patch.setattr(baselines, "static_shapes", lambda *args: real(*args)[:4])
-        patch.setattr(baselines, "_PACES", baselines._PACES[1:3])
+        real = static_opponents.static_shapes
+        for module in (static_opponents, searches):
+            patch.setattr(module, "static_shapes", lambda *args: real(*args)[:4])
+        for module in (static_opponents, baselines):
+            patch.setattr(module, "PACES", baselines.PACES[1:3])
+        patch.setattr(baselines, "LEARNING_RATES", (0.02,))
         patch.setattr(evaluation, "LOCKSTEP", 4)
         yield
 
@@ -88,15 +105,15 @@ def test_an_evaluation_reports_each_run_the_number_left_and_the_results(
 ) -> None:
     result, lines, progress = contest_reports
     turns = [line for line in lines if line.startswith("[")]
-    assert turns[0] == "[1 of 20] agent: first"
-    assert turns[2] == "[3 of 20] none: nothing grows"
-    assert [line.split()[0] for line in turns] == [f"[{number}" for number in range(1, 21)]
+    assert turns[0] == "[1 of 34] agent: first"
+    assert turns[2] == "[3 of 34] none: nothing grows"
+    assert [line.split()[0] for line in turns] == [f"[{number}" for number in range(1, 35)]
     ends = [line for line in lines if line.startswith("    test accuracy")]
-    assert len(ends) == 20
+    assert len(ends) == 30, "two searches, and two for the plans of the agent, have no results"
     none = result.entries[1].contestant.strata[0]
     assert ends[2] == (
         f"    test accuracy {none.test_accuracy.mean():.3f} (largest class "
-        f"{result.largest_class:.3f}), score {none.score.mean():.3f}; 17 left"
+        f"{result.largest_class:.3f}), score {none.score.mean():.3f}; 31 left"
     )
     done = [fraction for _, fraction in progress]
     assert done == sorted(done)
@@ -118,7 +135,11 @@ def test_training_never_uses_a_random_seed_of_evaluation(
 
 def test_all_contestants_have_the_same_episodes(result: Evaluation) -> None:
     names = [entry.contestant.name for entry in result.entries]
-    assert names == ["agent", *BASELINES, "same-cost"]
+    assert [name for name in names if name not in ("same-cost", "heuristic-same-cost")] == [
+        "agent",
+        *BASELINES,
+    ]
+    assert len(names) == len(BASELINES) + 3
     for entry in result.entries:
         for outcomes in entry.contestant.strata:
             arrays = [value for value in vars(outcomes).values() if isinstance(value, np.ndarray)]
@@ -137,7 +158,7 @@ def test_nothing_grows_without_actions(result: Evaluation) -> None:
 def test_a_network_that_grew_nothing_is_its_own_architecture(few_rivals: None) -> None:
     arena = Arena(CONFIG, torch.device("cpu"), episodes=3, rng_seed=0)
     nothing = arena.play("none", "nothing grows", baselines._wait)
-    whole, cut = run_baseline("same-architecture", arena, [nothing])
+    whole, cut = run_baseline("same-architecture", arena, Agents([], [nothing], [0]))
     for again in (whole.strata[0], cut.strata[0]):
         for name in ("test_accuracy", "score", "parameters", "multiply_adds"):
             np.testing.assert_array_equal(
@@ -157,9 +178,64 @@ def test_the_same_architecture_has_the_size_of_the_grown_network(result: Evaluat
         assert (abs(paid.multiply_adds - grown.multiply_adds) <= a_step / 2 + 1).all()
 
 
+def by_name(result: Evaluation) -> dict[str, Contestant]:
+    return {entry.contestant.name: entry.contestant for entry in result.entries}
+
+
+def test_equal_cost_is_the_agents_cost_to_a_step(result: Evaluation) -> None:
+    contestants = by_name(result)
+    agent = np.mean([outcomes.multiply_adds for outcomes in contestants["agent"].strata])
+    bare = contestants["none"].strata[0].multiply_adds[0] / result.steps
+    paid = contestants["none-same-cost"].strata[0]
+    assert (abs(paid.multiply_adds - agent) <= bare / 2 + 1).all()
+    assert f"{paid.multiply_adds[0] / bare:.0f} steps" in paid.what
+    shorter, longer = contestants["heuristic"], contestants["heuristic-same-cost"]
+    for before, after in zip(shorter.candidates, longer.candidates, strict=True):
+        assert after.what.startswith(before.what)
+        assert abs(after.multiply_adds.mean() / agent - 1) < 0.3
+        steps = int(after.what.removesuffix(" steps").rpartition(" ")[2])
+        assert (steps > result.steps) == (before.multiply_adds.mean() < agent)
+
+
+def test_a_search_spends_the_cost_of_training_the_agent(result: Evaluation) -> None:
+    contestants = by_name(result)
+    agent = contestants["agent"]
+    cost = np.mean([outcomes.multiply_adds for outcomes in agent.strata])
+    assert agent.search_multiply_adds == pytest.approx(4 * cost), "4 training episodes"
+    for name in ("random-best", "halving"):
+        spent = contestants[name].search_multiply_adds
+        assert 4 * cost <= spent < 4 * cost + 5 * 4 * cost, "at most one trial too much"
+    assert contestants["constant"].search_multiply_adds > agent.search_multiply_adds
+    assert contestants["none"].search_multiply_adds == 0
+    chosen = contestants["heuristic"]
+    assert chosen.search_multiply_adds == sum(
+        each.multiply_adds.sum() for each in chosen.candidates if each is not chosen.strata[0]
+    )
+    fixed = contestants["static"]
+    tuning = sum(2 * 4 * each.multiply_adds[0] for each in fixed.candidates)  # paces, episodes
+    others = sum(
+        each.multiply_adds.sum() for each in fixed.candidates if each is not fixed.strata[0]
+    )
+    assert fixed.search_multiply_adds == pytest.approx(tuning + others)
+
+
+def test_fewer_search_episodes_buy_a_shorter_search(few_rivals: None) -> None:
+    result = evaluate(
+        [trained()],
+        episodes=2,
+        against=("random-best",),
+        rng_seed=0,
+        search_episodes=1,
+        say=lambda _: None,
+    )
+    agent, found = (entry.contestant for entry in result.entries)
+    assert found.search_multiply_adds < agent.search_multiply_adds
+    assert "best of 1 random plans" in found.strata[0].what
+
+
 def test_the_best_candidate_is_reported_with_all_candidates(result: Evaluation) -> None:
-    by_name = {entry.contestant.name: entry.contestant for entry in result.entries}
-    rule, fixed = by_name["heuristic"], by_name["static"]
+    contestants = by_name(result)
+    rule, fixed = contestants["heuristic"], contestants["static"]
     assert {each.what for each in rule.candidates} == {"a conv early", "norms"}
     assert rule.strata[0].score.mean() == max(each.score.mean() for each in rule.candidates)
     assert len(fixed.candidates) == 4
@@ -168,7 +244,7 @@ def test_the_best_candidate_is_reported_with_all_candidates(result: Evaluation) 
     assert fixed.strata[0].validation_accuracy.mean() == max(
         each.validation_accuracy.mean() for each in fixed.candidates
     )
-    agent = np.median([outcomes.parameters for outcomes in by_name["agent"].strata])
+    agent = np.median([outcomes.parameters for outcomes in contestants["agent"].strata])
     assert all(abs(each.parameters[0] / agent - 1) < 0.25 for each in fixed.candidates)
     sizes = sorted(each.parameters[0] / agent for each in fixed.resized)
     assert len(sizes) == 6
@@ -217,7 +293,11 @@ def test_the_report_has_every_contestant_and_fits_its_width(result: Evaluation) 
         assert re.search(rf"^{entry.contestant.name} ", text, re.MULTILINE)
         iqm = entry.standings["test_accuracy"].iqm
         assert f"{iqm.value:.3f} [{iqm.low:.3f}, {iqm.high:.3f}]" in text
+        assert f"{entry.contestant.search_multiply_adds / 1e9:,.1f} G" in text or not (
+            entry.contestant.search_multiply_adds
+        )
     assert "first, second" in text
+    assert "the 2 training runs and the episodes are resampled" in " ".join(text.split())
     assert "P(agent better)" in text
     assert "best of 2" in text
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 120
@@ -291,9 +371,23 @@ def test_one_episode_is_too_few() -> None:
 def test_baselines_are_parsed_from_a_list_each_once() -> None:
     assert parse_baselines("static, none,static") == ("static", "none")
     assert parse_baselines("same-cost,none,same-architecture") == ("same-architecture", "none")
+    assert parse_baselines("all") == tuple(BASELINES)
     for text, words in (("none,best", "no baseline 'best'"), (" ,", "no baseline is named")):
         with pytest.raises(UnknownBaselineError, match=words):
             parse_baselines(text)
+
+
+def test_every_baseline_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for name in (*BASELINES, "same-cost", "heuristic-same-cost"):
+        assert f"| `{name}` |" in page, name
+
+
+def test_halving_needs_the_search_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baseline_names, "find_spec", lambda name: None)
+    with pytest.raises(MissingSearchLibraryError, match=r"needs optuna; install it with: .*search"):
+        parse_baselines("none,halving")
+    assert parse_baselines("none") == ("none",)
 
 
 def test_a_checkpoint_gives_the_policy_that_training_left(

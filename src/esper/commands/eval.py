@@ -8,7 +8,12 @@ from typing import Any
 from esper.commands.options import POLICY_HELP, add_rng_seed, add_run_dir, add_verb, whole_number
 from esper.commands.output import print_report, progress_on_stderr, try_to_write
 from esper.leyline.text.json_text import json_text
-from esper.simic.evaluation.baseline_names import BASELINES, parse_baselines
+from esper.simic.evaluation.baseline_names import (
+    BASELINES,
+    DEFAULT_BASELINES,
+    SEARCHES,
+    parse_baselines,
+)
 
 
 def add_eval(verbs: Any) -> None:
@@ -35,9 +40,18 @@ def add_eval(verbs: Any) -> None:
     )
     parser.add_argument(
         "--against",
-        default=",".join(BASELINES),
+        default=",".join(DEFAULT_BASELINES),
         metavar="LIST",
-        help="comma-separated baselines (default: %(default)s)",
+        help="comma-separated baselines, or all: "
+        + "; ".join(f"{name} ({what})" for name, what in BASELINES.items())
+        + f" (default: all but {' and '.join(SEARCHES)})",
+    )
+    parser.add_argument(
+        "--search-episodes",
+        type=whole_number,
+        metavar="N",
+        help="random-best and halving may each spend the multiply-adds of that many episodes of "
+        "the agent on their search (default: as many as the agent was trained with)",
     )
     add_rng_seed(parser, "the evaluation")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -61,6 +75,7 @@ def _eval(options: argparse.Namespace) -> int:
         episodes=options.episodes,
         against=parse_baselines(options.against),
         rng_seed=options.seed,
+        search_episodes=options.search_episodes,
         progress=progress_on_stderr(),
     )
     from esper.karn.text.plain_console import PlainConsole

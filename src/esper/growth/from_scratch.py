@@ -5,7 +5,7 @@ the first slice, so they run and learn as after growing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from esper.growth.hosts.plan import make_plan
 from esper.growth.hosts.population import plant_seed
 from esper.growth.hosts.seeds import EMPTY, Seeds
 from esper.growth.hosts.training_cost import training_multiply_adds
-from esper.leyline.heads import Stage
+from esper.leyline.heads import SLOT_CHOICES, Stage
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ class Trained:
     multiply_adds: np.ndarray
 
 
+def bare_hosts(hosts: int) -> Architecture:
+    """Return the architecture of N hosts without seeds."""
+    empty = np.full((hosts, len(SLOT_CHOICES)), EMPTY)
+    return Architecture(empty, empty, np.zeros(empty.shape))
+
+
 def architecture_of(
     stage: np.ndarray, blueprint: np.ndarray, style: np.ndarray, alpha: np.ndarray
 ) -> Architecture:
@@ -78,6 +84,7 @@ def train_from_scratch(
     rng_seeds: Sequence[int],
     steps: np.ndarray,
     on_step: Callable[[int], None] | None = None,
+    learning_rates: Sequence[float] | None = None,
 ) -> Trained:
     """Train networks of given architectures from their first step.
 
@@ -88,6 +95,7 @@ def train_from_scratch(
             those of an episode of the environment after a reset with the same seed.
         steps: number of slices for each network, at least 1. `[N]`
         on_step: called after each slice with its number, counted from 1.
+        learning_rates: one for each slice; by default the rate of hosts throughout.
     """
     hosts = len(rng_seeds)
     device = env.device
@@ -110,8 +118,11 @@ def train_from_scratch(
     plan = make_plan(cohort.population, cohort.seeds)
     ends = {name: np.zeros(hosts) for name in ("validation", "test")}
     for step in range(1, int(steps.max()) + 1):
+        optimizer = env.optimizer
+        if learning_rates is not None:
+            optimizer = replace(optimizer, learning_rate=learning_rates[step - 1])
         drawn = draw(cohort.order, env.batch * env.batches)
-        train_slice(cohort.population, plan, train, drawn, env.batch, env.optimizer)
+        train_slice(cohort.population, plan, train, drawn, env.batch, optimizer)
         if on_step is not None:
             on_step(step)
         if (ended := steps == step).any():

@@ -175,27 +175,68 @@ def train_static(
             episode after a reset with the same seed.
         learning_rates: one for each step of an episode; by default the rate of hosts throughout.
     """
-    train, validation, test = env.parts
-    host_seeds = np.array([episode_rng_seed(int(seed), 0) for seed in rng_seeds])
-    order = new_order(len(host_seeds), len(train), env.batch, env.batches)
-    restart(order, np.arange(len(host_seeds)), host_seeds)
-    drawn = np.stack([shape.layout.draw(generator(int(seed), Stream.HOST)) for seed in host_seeds])
-    state = torch.zeros(3, drawn.size, device=env.device, dtype=env.task.dtype)
-    state[0] = torch.from_numpy(drawn.reshape(-1)).to(state)
-    for step in range(env.steps):
-        optimizer = env.optimizer
-        if learning_rates is not None:
-            optimizer = replace(optimizer, learning_rate=learning_rates[step])
-        drawn = draw(order, env.batch * env.batches)
-        _train_static_slice(env, shape, state, drawn, step, optimizer)
-    flat = state[0].view(len(host_seeds), -1)
-    samples = env.steps * env.batch * env.batches
-    return Trained(
-        validation_accuracy=_accuracy(shape, flat, validation),
-        test_accuracy=_accuracy(shape, flat, test),
-        parameters=np.full(len(host_seeds), shape.layout.size),
-        multiply_adds=np.full(len(host_seeds), shape.training_multiply_adds * samples),
-    )
+    training = StaticTraining(env, shape, rng_seeds, learning_rates)
+    training.advance(env.steps)
+    return training.trained()
+
+
+class StaticTraining:
+    """Fixed networks of one shape in training, which can be measured in between.
+
+    Args:
+        env, shape, rng_seeds, learning_rates: as for `train_static`.
+    """
+
+    def __init__(
+        self,
+        env: GrowthVectorEnv,
+        shape: StaticShape,
+        rng_seeds: Sequence[int],
+        learning_rates: Sequence[float] | None = None,
+    ) -> None:
+        self._env, self._shape = env, shape
+        self._rates = learning_rates or [env.optimizer.learning_rate] * env.steps
+        host_seeds = np.array([episode_rng_seed(int(seed), 0) for seed in rng_seeds])
+        self._order = new_order(len(host_seeds), len(env.parts[0]), env.batch, env.batches)
+        restart(self._order, np.arange(len(host_seeds)), host_seeds)
+        drawn = np.stack(
+            [shape.layout.draw(generator(int(seed), Stream.HOST)) for seed in host_seeds]
+        )
+        self._state = torch.zeros(3, drawn.size, device=env.device, dtype=env.task.dtype)
+        self._state[0] = torch.from_numpy(drawn.reshape(-1)).to(self._state)
+        self._networks = len(host_seeds)
+        self._step = 0
+
+    def advance(self, steps: int) -> None:
+        """Train on the samples of that many further steps of an episode."""
+        env = self._env
+        for step in range(self._step, self._step + steps):
+            optimizer = replace(env.optimizer, learning_rate=self._rates[step])
+            drawn = draw(self._order, env.batch * env.batches)
+            _train_static_slice(env, self._shape, self._state, drawn, step, optimizer)
+        self._step += steps
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds that each network has spent on training so far."""
+        samples = self._step * self._env.batch * self._env.batches
+        return self._shape.training_multiply_adds * samples
+
+    def validation_accuracy(self) -> np.ndarray:
+        """Return the present accuracy of each network on the validation part. `[N]`"""
+        return _accuracy(self._shape, self._flat(), self._env.parts[1])
+
+    def trained(self) -> Trained:
+        """Return the results so far."""
+        return Trained(
+            validation_accuracy=self.validation_accuracy(),
+            test_accuracy=_accuracy(self._shape, self._flat(), self._env.parts[2]),
+            parameters=np.full(self._networks, self._shape.layout.size),
+            multiply_adds=np.full(self._networks, self.multiply_adds),
+        )
+
+    def _flat(self) -> torch.Tensor:
+        return self._state[0].view(self._networks, -1)
 
 
 def _train_static_slice(

@@ -22,7 +22,10 @@ class GrowingError(EsperError, ValueError):
 
 
 def check_evaluation(
-    policies: Sequence[tuple[str, TrainingConfig]], episodes: int, rng_seed: int
+    policies: Sequence[tuple[str, TrainingConfig]],
+    episodes: int,
+    rng_seed: int,
+    search_episodes: int | None = None,
 ) -> None:
     """Check the arguments of an evaluation.
 
@@ -30,6 +33,7 @@ def check_evaluation(
         policies: name and training settings of each.
         episodes: number of episodes for each contestant.
         rng_seed: random seed of the evaluation.
+        search_episodes: episodes of the agent whose cost a search may spend.
 
     Raises:
         EvaluationError: too few episodes, a negative random seed, or policies of different tasks.
@@ -40,6 +44,8 @@ def check_evaluation(
         )
     if rng_seed < 0:
         raise EvaluationError(f"--seed must be 0 or more, not {rng_seed}")
+    if search_episodes is not None and search_episodes < 1:
+        raise EvaluationError(f"--search-episodes must be at least 1, not {search_episodes}")
     first, config = policies[0]
     for other, others in policies[1:]:
         for name in ("task", "steps", "gamma"):

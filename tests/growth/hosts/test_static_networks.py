@@ -14,7 +14,7 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.hosts.host import HostShape
 from esper.growth.hosts.minibatches import draw, new_order, restart
 from esper.growth.hosts.randomness import Stream, episode_rng_seed, generator
-from esper.growth.static_networks import StaticShape, static_shapes, train_static
+from esper.growth.static_networks import StaticShape, StaticTraining, static_shapes, train_static
 from esper.growth.tasks.task import Task
 
 
@@ -91,6 +91,21 @@ def test_lockstep_is_a_loop_of_ordinary_networks(
             with torch.no_grad():
                 right = (theirs(part.inputs).argmax(1) == part.labels).double().mean().item()
             assert getattr(ours, f"{name}_accuracy")[number] == pytest.approx(right)
+
+
+def test_training_in_parts_is_training_at_once(small_task: Callable[..., Task]) -> None:
+    env = GrowthVectorEnv(1, small_task(), steps=5, batch=8, batches=4)
+    (shape, *_) = static_shapes(env.host_shape, 300)
+    whole = train_static(env, shape, [1, 2])
+    training = StaticTraining(env, shape, [1, 2])
+    spent = []
+    for steps in (1, 3, 1):
+        training.advance(steps)
+        spent.append(training.multiply_adds)
+    a_step = shape.training_multiply_adds * 8 * 4
+    assert spent == [a_step, 4 * a_step, 5 * a_step]
+    for name, values in vars(training.trained()).items():
+        np.testing.assert_array_equal(values, getattr(whole, name))
 
 
 def test_minibatches_are_those_of_a_host_with_the_same_random_seed(

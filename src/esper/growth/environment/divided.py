@@ -139,6 +139,10 @@ class DividedHosts:
         """Set the number of torch threads in each process."""
         self.call(_set_threads, lambda _part: (threads,))
 
+    def set_steps(self, steps: int) -> None:
+        """Set the number of steps in an episode, for episodes that begin later."""
+        self.call(_set_steps, lambda _part: (steps,))
+
     def close(self, patience: float = _PATIENCE) -> None:
         """End the other processes; kill those that do not end by themselves.
 
@@ -177,3 +181,7 @@ def _reset(env: GrowthVectorEnv, rng_seeds: list[int]) -> tuple[np.ndarray, dict
 
 def _set_threads(_env: GrowthVectorEnv, threads: int) -> None:
     torch.set_num_threads(threads)
+
+
+def _set_steps(env: GrowthVectorEnv, steps: int) -> None:
+    env.steps = steps

@@ -58,10 +58,17 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Played:
-    """The results of a player, and the architectures of its finished networks."""
+    """The results of a player.
+
+    Attributes:
+        outcomes: of all episodes.
+        architecture: of the finished networks.
+        last_step: multiply-adds that each host spent in its last step. `[E]`
+    """
 
     outcomes: Outcomes
     architecture: Architecture
+    last_step: np.ndarray
 
 
 def evaluation_seeds(rng_seed: int, episodes: int) -> list[int]:
@@ -102,12 +109,15 @@ class Arena:
         self.rng_seed = rng_seed
         self.turns = Turns()
         self.batches = [seeds[at : at + LOCKSTEP] for at in range(0, episodes, LOCKSTEP)]
-        sizes = {len(batch) for batch in self.batches}
-        task = load_task(config.task)
-        self._hosts = {size: divide_hosts(config, size, device, task) for size in sizes}
+        self._config, self._device = config, device
+        self._task = load_task(config.task)
+        self._hosts: dict[int, DividedHosts] = {}
+        self.hosts(len(self.batches[0]))
 
     def hosts(self, count: int) -> DividedHosts:
-        """Return that many hosts; the number is the size of a batch of episodes."""
+        """Return that many hosts; they are made when they are first needed."""
+        if count not in self._hosts:
+            self._hosts[count] = divide_hosts(self._config, count, self._device, self._task)
         return self._hosts[count]
 
     @property
@@ -115,47 +125,95 @@ class Arena:
         """One of the environments, which all have the same task and settings."""
         return self._hosts[len(self.batches[0])].env
 
+    @property
+    def episodes(self) -> int:
+        """Number of episodes E."""
+        return sum(map(len, self.batches))
+
+    def further_seeds(self, count: int) -> list[int]:
+        """Return random seeds of other episodes, for choosing among candidates."""
+        return evaluation_seeds(self.rng_seed, self.episodes + count)[self.episodes :]
+
     def close(self) -> None:
         """End the processes that hold hosts."""
         for hosts in self._hosts.values():
             hosts.close()
 
-    def play(self, name: str, what: str, player: Player) -> Played:
-        """Run all episodes with a player.
+    def play(self, name: str, what: str, player: Player, *, steps: int | None = None) -> Played:
+        """Run all episodes with a player, as one contestant.
 
         Args:
             name: name of the contestant.
             what: description of the contestant.
             player: chooses the actions.
+            steps: steps of an episode; by default those of the settings.
         """
         self.turns.begin(f"{name}: {what}")
-        played = [
-            self._play_batch(what, player(len(seeds), number), number)
-            for number, seeds in enumerate(self.batches)
-        ]
-        outcomes = joined([each.outcomes for each in played])
-        self.turns.end(outcomes)
+        played = self.run(what, player, self.batches, steps=steps, report=self.turns.at)
+        self.turns.end(played.outcomes)
+        return played
+
+    def run(
+        self,
+        what: str,
+        player: Player,
+        batches: Sequence[Sequence[int]],
+        *,
+        first: int = 0,
+        steps: int | None = None,
+        report: Callable[[float], None] = lambda _fraction: None,
+    ) -> Played:
+        """Run episodes with a player.
+
+        Args:
+            what: description of the contestant.
+            player: chooses the actions.
+            batches: random seeds of the episodes of each batch.
+            first: number of the first batch, for the player.
+            steps: steps of an episode; by default those of the settings.
+            report: receives the fraction that is done, after every step.
+        """
+        length = self.settings.steps if steps is None else steps
+        played: list[Played] = []
+
+        def part(done: float) -> None:
+            report((len(played) + done) / len(batches))
+
+        for number, seeds in enumerate(batches):
+            decide = player(len(seeds), first + number)
+            played.append(self._run_batch(what, decide, seeds, length, part))
         return Played(
-            outcomes,
+            joined([each.outcomes for each in played]),
             Architecture(
                 *(
                     np.concatenate([getattr(each.architecture, name) for each in played])
                     for name in ("blueprint", "style", "alpha")
                 )
             ),
+            np.concatenate([each.last_step for each in played]),
         )
 
-    def _play_batch(self, what: str, decide: Decide, number: int) -> Played:
-        seeds = self.batches[number]
+    def _run_batch(
+        self,
+        what: str,
+        decide: Decide,
+        seeds: Sequence[int],
+        steps: int,
+        report: Callable[[float], None],
+    ) -> Played:
         hosts = self.hosts(len(seeds))
+        before = hosts.env.steps
+        hosts.set_steps(steps)
         observations, info = hosts.reset(seeds)
         over = False
         step = 0
         while not over:
+            spent = info["multiply_adds"]
             observations, _, terminated, truncated, info = hosts.step(decide(observations, info))
             over = bool((terminated | truncated).all())
             step += 1
-            self.turns.at((number + step / self.settings.steps) / len(self.batches))
+            report(step / steps)
+        hosts.set_steps(before)
         finite = np.isfinite(info["score"])
         outcomes = Outcomes(
             what,
@@ -166,7 +224,7 @@ class Arena:
             multiply_adds=info["multiply_adds"],
         )
         seeds_in_slots = (info[name] for name in ("stage", "blueprint", "style", "alpha"))
-        return Played(outcomes, architecture_of(*seeds_in_slots))
+        return Played(outcomes, architecture_of(*seeds_in_slots), info["multiply_adds"] - spent)
 
 
 def joined(parts: Sequence[Outcomes]) -> Outcomes:

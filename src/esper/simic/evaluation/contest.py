@@ -10,7 +10,8 @@ from esper.growth.tasks.summary import summary_lines
 from esper.simic.command_progress import Report, no_report
 from esper.simic.environment import resolve_device
 from esper.simic.evaluation.arena import Arena, agent_player
-from esper.simic.evaluation.baselines import Contestant, run_baseline, turns_of
+from esper.simic.evaluation.baselines import run_baseline, turns_of
+from esper.simic.evaluation.contestants import Agents, Contestant
 from esper.simic.evaluation.statistics import (
     Estimate,
     improvement_estimate,
@@ -82,6 +83,7 @@ def evaluate(
     episodes: int,
     against: Sequence[str],
     rng_seed: int,
+    search_episodes: int | None = None,
     say: Callable[[str], None],
     report: Report = no_report,
 ) -> Evaluation:
@@ -96,6 +98,8 @@ def evaluate(
         episodes: number of episodes of each contestant.
         against: names of baselines, in the order of the report.
         rng_seed: random seed of the evaluation.
+        search_episodes: episodes of the agent whose multiply-adds each of `SEARCHES` may spend on
+            its search; by default as many as the policies were trained with.
         say: receives a line when a contestant begins and when it ends.
         report: receives the progress after every step.
 
@@ -114,15 +118,27 @@ def evaluate(
                 say(f"note: the data of {task.name} is not what {trained.name} was trained on")
         turns = len(policies) + sum(turns_of(name, arena, len(policies)) for name in against)
         arena.turns = Turns(turns, task.test.largest_class, say, report)
-        played = []
-        for number, trained in enumerate(policies, start=1):
-            policy = trained.policy.to(device)
-            player = agent_player(policy, rng_seed, number)
-            played.append(arena.play("agent", trained.name, player))
-        agent = Contestant("agent", tuple(each.outcomes for each in played))
+        players = [
+            agent_player(trained.policy.to(device), rng_seed, number)
+            for number, trained in enumerate(policies, start=1)
+        ]
+        agents = Agents(
+            players,
+            [
+                arena.play("agent", trained.name, player)
+                for trained, player in zip(policies, players, strict=True)
+            ],
+            [trained.episodes for trained in policies],
+            search_episodes,
+        )
+        agent = Contestant(
+            "agent",
+            tuple(each.outcomes for each in agents.played),
+            search_multiply_adds=agents.training_multiply_adds,
+        )
         contestants = [agent]
         for name in against:
-            contestants += run_baseline(name, arena, played)
+            contestants += run_baseline(name, arena, agents)
     generator = np.random.default_rng(rng_seed)
     return Evaluation(
         policies=tuple(policies),

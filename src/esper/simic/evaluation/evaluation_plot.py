@@ -15,7 +15,8 @@ from esper.simic.axis import Axis
 from esper.simic.evaluation.arena import Outcomes
 from esper.simic.evaluation.contest import Entry, Evaluation
 
-_WIDTH, _HEIGHT = 960, 470
+_WIDTH, _LEAST_HEIGHT = 960, 422  # without the rows of the legend
+_ROW = 24  # height of a row of the legend, which has four columns
 _TOP, _BOTTOM, _PANEL = 58, 350, 380  # edges of the panels, and their width
 _LEFTS = (64, 556)
 _INK = "#808080"
@@ -23,10 +24,18 @@ _FAINT = "#80808040"
 #: Colour and mark of each contestant, which also differ without colour.
 _SIGNS = {
     "agent": ("#d6453d", "star"),
+    "constant": ("#d6453d", "plus"),
     "none": ("#808080", "circle"),
+    "none-tuned": ("#808080", "square"),
+    "none-same-cost": ("#808080", "diamond"),
     "random": ("#9a6fb0", "triangle"),
+    "random-plan": ("#9a6fb0", "circle"),
+    "random-best": ("#9a6fb0", "diamond"),
     "heuristic": ("#2a8fbd", "square"),
+    "heuristic-same-cost": ("#2a8fbd", "diamond"),
     "static": ("#c98a1b", "diamond"),
+    "halving": ("#c98a1b", "square"),
+    "cnn": ("#b0578d", "triangle"),
     "same-architecture": ("#3f9b4f", "cross"),
     "same-cost": ("#3f9b4f", "plus"),
 }
@@ -53,9 +62,10 @@ def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 def evaluation_plot(evaluation: Evaluation) -> str:
     """Return the plot as the text of an SVG file."""
+    height = _LEAST_HEIGHT + _ROW * -(-len(evaluation.entries) // 4)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'width="{_WIDTH}" height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
+        f'width="{_WIDTH}" height="{height}" font-family="system-ui, sans-serif" font-size="13">',
         f"<title>Test accuracy against size and cost, {escape(evaluation.task)}</title>",
         _text(
             _LEFTS[0],
@@ -167,7 +177,7 @@ def _legend(evaluation: Evaluation) -> list[str]:
     for number, entry in enumerate(evaluation.entries):
         name = entry.contestant.name
         row, column = divmod(number, 4)
-        x, y = _LEFTS[0] + 8 + column * 220, _BOTTOM + 68 + row * 24
+        x, y = _LEFTS[0] + 8 + column * 220, _BOTTOM + 68 + row * _ROW
         parts.append(_mark(_SIGNS[name][1], x, y, _SIGNS[name][0], name))
         value = entry.standings["test_accuracy"].mean.value
         note = ", dashed: frontier" if name == "static" else ""

@@ -27,8 +27,9 @@ def evaluation_text(evaluation: Evaluation) -> Group:
         ),
         _standings(evaluation),
         Text(
-            "\nTest accuracy and score are interquartile means with 95 % intervals (stratified "
-            "bootstrap); the score is validation accuracy minus the price of parameters. "
+            "\nTest accuracy and score are interquartile means with 95 % bootstrap intervals "
+            f"{_runs_words(evaluation)}; the score is validation accuracy minus the price of "
+            "parameters. "
             "P(agent better): the probability that the agent does better in one episode than the "
             "other contestant in another. Cost: multiply-adds of training one network, forward and "
             "backward. Always answering with the largest class has a test accuracy of "
@@ -37,9 +38,19 @@ def evaluation_text(evaluation: Evaluation) -> Group:
         _means(evaluation),
         Text(
             "\nP, same episode: the probability that the agent does better in the same episode, "
-            "with the same first weights and order of data, in test accuracy and in score."
+            "with the same first weights and order of data, in test accuracy and in score. Search: "
+            "multiply-adds, in thousands of millions, of training the policy or of choosing among "
+            "candidates; cost does not include them.\n"
         ),
+        _descriptions(evaluation),
     )
+
+
+def _runs_words(evaluation: Evaluation) -> str:
+    runs = len(evaluation.policies)
+    if runs == 1:
+        return "of one training run: they hold for its other episodes, not for other runs"
+    return f"for which the {runs} training runs and the episodes are resampled"
 
 
 def _table(*headings: str) -> Table:
@@ -67,32 +78,40 @@ def _standings(evaluation: Evaluation) -> Table:
 
 
 def _means(evaluation: Evaluation) -> Table:
-    table = _table("who", "mean accuracy", "P, same episode", "mean score", "P, same episode", "")
-    table.columns[-1].justify = "left"
+    table = _table(
+        "who", "mean accuracy", "P, same episode", "mean score", "P, same episode", "search"
+    )
     for entry in evaluation.entries:
         cells = []
         for measure in MEASURES:
             standing = entry.standings[measure]
             alike = standing.agent_better_alike
             cells += [_estimate(standing.mean), "" if alike is None else _estimate(alike, 2)]
-        table.add_row(
-            Text(entry.contestant.name), *(Text(cell) for cell in cells), Text(_what(entry))
-        )
-        if len(entry.contestant.strata) > 1 and entry.contestant.name == "agent":
-            for outcomes in entry.contestant.strata:
-                own = []
-                for measure in MEASURES:
-                    own += [f"{getattr(outcomes, measure).mean():.3f}", ""]
-                table.add_row("", *(Text(cell) for cell in own), Text(outcomes.what))
+        name = Text(entry.contestant.name)
+        table.add_row(name, *(Text(cell) for cell in (*cells, _search(entry))))
     return table
 
 
-def _what(entry: Entry) -> str:
-    strata, candidates = entry.contestant.strata, entry.contestant.candidates
-    if len(strata) > 1 and entry.contestant.name == "agent":
-        return f"{len(strata)} policies:"
-    what = strata[0].what
-    return f"{what}; best of {len(candidates)}" if candidates else what
+def _descriptions(evaluation: Evaluation) -> Table:
+    """Return what each contestant is; several policies also with their own means."""
+    table = _table("who", "")
+    table.columns[-1].justify = "left"
+    for entry in evaluation.entries:
+        contestant, name = entry.contestant, entry.contestant.name
+        chosen = f"; best of {len(contestant.candidates)}" if contestant.candidates else ""
+        for outcomes in contestant.strata:
+            means = ""
+            if len(contestant.strata) > 1:
+                values = (getattr(outcomes, measure).mean() for measure in MEASURES)
+                means = ": mean accuracy {:.3f}, mean score {:.3f}".format(*values)
+            table.add_row(Text(name), Text(f"{outcomes.what}{chosen}{means}"))
+            name = ""
+    return table
+
+
+def _search(entry: Entry) -> str:
+    spent = entry.contestant.search_multiply_adds
+    return f"{spent / 1e9:,.1f} G" if spent else ""
 
 
 def _estimate(estimate: Estimate, digits: int = 3) -> str:
@@ -134,6 +153,7 @@ def _entry_as_json(entry: Entry) -> dict[str, Any]:
         "strata": [_outcomes_as_json(outcomes) for outcomes in contestant.strata],
         "candidates": [_means_as_json(outcomes) for outcomes in contestant.candidates],
         "resized": [_means_as_json(outcomes) for outcomes in contestant.resized],
+        "search_multiply_adds": contestant.search_multiply_adds,
     }
 
 

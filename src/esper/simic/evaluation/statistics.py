@@ -1,16 +1,23 @@
 """Statistics of few runs: interquartile mean, mean and probability of improvement, with intervals.
 
 After Agarwal, Schwarzer, Castro, Courville and Bellemare, "Deep reinforcement learning at the edge
-of the statistical precipice" (2021): percentile intervals of a *stratified* bootstrap, which
-resamples within each stratum. A stratum is the results of one policy in all episodes; several
-training runs are several strata.
+of the statistical precipice" (2021): 95 % percentile intervals of a bootstrap that resamples
+training runs within each task, as `StratifiedBootstrap` of their library rliable does. There is one
+task here. rliable takes one score for each run, a mean over its episodes; here the episodes are
+resampled, too, because all runs play the same few, and their first weights and order of data
+matter. Runs and episodes are drawn independently of each other, with replacement, and every drawn
+run is taken with every drawn episode (Owen 2007, "The pigeonhole bootstrap"): the interval then
+holds for another training run in another episode. With a single run it cannot, and holds for other
+episodes of that run alone.
+
+A stratum is the results of one training run in all episodes.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, rankdata, trim_mean
+from scipy.stats import rankdata, trim_mean
 
 from esper.leyline.errors import EsperError
 
@@ -23,7 +30,7 @@ Strata = Sequence[np.ndarray]
 
 
 class TooFewEpisodesError(EsperError, ValueError):
-    """An interval needs at least two values in each stratum."""
+    """An interval needs at least two episodes."""
 
 
 @dataclass(frozen=True)
@@ -59,48 +66,50 @@ def mean_estimate(strata: Strata, generator: np.random.Generator) -> Estimate:
     """Return the mean of all values.
 
     Args:
-        strata: values, each `[n]`.
+        strata: values of each training run, all of one length. `[E]` each
         generator: draws the bootstrap samples.
 
     Raises:
-        TooFewEpisodesError: a stratum has fewer than two values.
+        TooFewEpisodesError: there are fewer than two episodes.
     """
-
-    def mean(*samples: np.ndarray, axis: int) -> np.ndarray:
-        return np.concatenate(samples, axis=axis).mean(axis=axis)
-
-    return _estimate(strata, mean, generator)
+    return _of_all(strata, lambda values: values.mean(axis=-1), generator)
 
 
 def iqm_estimate(strata: Strata, generator: np.random.Generator) -> Estimate:
     """Return the interquartile mean of all values; arguments and errors as for `mean_estimate`."""
-
-    def middle(*samples: np.ndarray, axis: int) -> np.ndarray:
-        return interquartile_mean(np.concatenate(samples, axis=axis), axis=axis)
-
-    return _estimate(strata, middle, generator)
+    return _of_all(strata, interquartile_mean, generator)
 
 
 def improvement_estimate(ours: Strata, theirs: Strata, generator: np.random.Generator) -> Estimate:
     """Return the probability that a value of ours is above one of theirs.
 
+    The mean over our training runs is returned. Episodes of both sides are drawn separately.
+
     Args:
-        ours: values, a stratum for each policy.
-        theirs: as many strata, each compared with the corresponding one of ours; or a single one,
-            compared with every stratum of ours. The mean over our strata is returned.
+        ours: values of each of our training runs, all of one length. `[E]` each
+        theirs: as many strata, each of which belongs to the corresponding run of ours, is compared
+            with it and drawn with it; or a single one, compared with every run.
         generator: draws the bootstrap samples.
 
     Raises:
-        TooFewEpisodesError: a stratum has fewer than two values.
+        TooFewEpisodesError: there are fewer than two episodes.
     """
-    count = len(ours)
+    own, other = np.stack(ours), np.stack(theirs)
 
-    def probability(*samples: np.ndarray, axis: int) -> np.ndarray:
-        rivals = samples[count:] * (count if len(theirs) == 1 else 1)
-        pairs = zip(samples[:count], rivals, strict=True)
-        return np.mean([improvement(*pair, axis=axis) for pair in pairs], axis=0)
+    def probability(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+        shape = (*own.shape[:-1], other.shape[-1])
+        result: np.ndarray = improvement(own, np.broadcast_to(other, shape)).mean(axis=-1)
+        return result
 
-    return _estimate([*ours, *theirs], probability, generator)
+    def sample(count: int) -> np.ndarray:
+        runs = _draw(generator, count, len(own))
+        theirs_of = runs if len(other) > 1 else np.zeros((count, 1), dtype=np.int64)
+        episodes = (_draw(generator, count, side.shape[1]) for side in (own, other))
+        return probability(
+            _crossed(own, runs, next(episodes)), _crossed(other, theirs_of, next(episodes))
+        )
+
+    return _estimate(float(probability(own, other)), sample, min(own.shape[1], other.shape[1]))
 
 
 def paired_improvement_estimate(
@@ -108,35 +117,58 @@ def paired_improvement_estimate(
 ) -> Estimate:
     """Return the probability that a value of ours is above the one of theirs at the same index.
 
-    What both share at an index (the first weights and the order of data) cancels out. The bootstrap
-    resamples indices, each with the values of all strata, because these are not independent.
+    What both share at an index (the first weights and the order of data) cancels out.
 
     Args:
-        ours: values, a stratum for each policy, all of one length.
+        ours: values of each of our training runs, all of one length. `[E]` each
         theirs: as many strata, or a single one, as for `improvement_estimate`.
         generator: draws the bootstrap samples.
 
     Raises:
-        TooFewEpisodesError: a stratum has fewer than two values.
+        TooFewEpisodesError: there are fewer than two episodes.
     """
-    own, other = np.stack(ours), np.stack(theirs)  # [strata, n]
-    won: np.ndarray = ((own > other) + 0.5 * (own == other)).mean(axis=0)
-    return mean_estimate([won], generator)
+    own, other = np.stack(ours), np.stack(theirs)  # [runs, E], [runs or 1, E]
+    won: np.ndarray = (own > other) + 0.5 * (own == other)
+    return mean_estimate(list(won), generator)
 
 
-def _estimate(
-    strata: Strata, statistic: Callable[..., np.ndarray], generator: np.random.Generator
+def _of_all(
+    strata: Strata,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    generator: np.random.Generator,
 ) -> Estimate:
-    if min(len(stratum) for stratum in strata) < 2:
+    """Return a statistic `[..., n]` -> `[...]` of the values of all runs together."""
+    values = np.stack(strata)
+
+    def sample(count: int) -> np.ndarray:
+        runs = _draw(generator, count, len(values))
+        drawn = _crossed(values, runs, _draw(generator, count, values.shape[1]))
+        return statistic(drawn.reshape(count, -1))
+
+    return _estimate(float(statistic(values.reshape(-1))), sample, values.shape[1])
+
+
+def _draw(generator: np.random.Generator, count: int, size: int) -> np.ndarray:
+    """Draw `count` times as many numbers below `size`, with replacement. `[count, size]`"""
+    return generator.integers(size, size=(count, size))
+
+
+def _crossed(values: np.ndarray, runs: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """Return the values `[R, E]` of drawn runs in drawn episodes, for each sample. `[B, R, E]`"""
+    crossed: np.ndarray = values[runs[:, :, None], episodes[:, None, :]]
+    return crossed
+
+
+def _estimate(value: float, sample: Callable[[int], np.ndarray], episodes: int) -> Estimate:
+    """Return a figure with the interval of its bootstrap samples.
+
+    Args:
+        value: the figure.
+        sample: returns so many bootstrap samples of it.
+        episodes: number of episodes.
+    """
+    if episodes < 2:
         raise TooFewEpisodesError("an interval needs at least 2 episodes")
-    result = bootstrap(
-        tuple(strata),
-        statistic,
-        n_resamples=RESAMPLES,
-        batch=_BATCH,
-        vectorized=True,
-        method="percentile",
-        rng=generator,
-    )
-    low, high = result.confidence_interval
-    return Estimate(float(statistic(*strata, axis=-1)), float(low), float(high))
+    samples = np.concatenate([sample(_BATCH) for _ in range(RESAMPLES // _BATCH)])
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))

@@ -45,6 +45,12 @@ class Turns:
         """Report the fraction of the current run that is done, 0 to 1."""
         self._report(self._what, min(1.0, (self._done + fraction) / self._total))
 
+    def finish(self, line: str) -> None:
+        """Report the end of a search, which has no results of its own."""
+        self._done += 1
+        self._say(f"    {line}")
+        self.at(0.0)
+
     def end(self, outcomes: "Outcomes") -> None:
         """Report the result of the current run."""
         self._done += 1
