@@ -61,7 +61,7 @@ NOT_TELEMETRY = {
     "incidents[…].reason",
     "incidents[…].no_origin",  # shown where there is no origin
     "incidents[…].why_not_repeated",  # shown where a replay is not offered
-    "incidents[…].phase",  # by these, incidents of several ranks are told to be one
+    "incidents[…].phase",  # by these, incidents of several ranks are recognised as one
     "incidents[…].minibatch",
     "incidents[…].is_spread",
     "incidents[…].rank",  # by which the stores of ranks are joined

@@ -27,7 +27,7 @@ def environment(runs, **values):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of runs after all trainings under torchrun, and what these said."""
+    """The folder of runs after all trainings under torchrun, and their output."""
     pytest.importorskip("accelerate")
     runs = tmp_path_factory.mktemp("ranks") / "runs"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]

@@ -94,7 +94,7 @@ def all_trainings():
 
 
 def killed():
-    """Watch a training in which rank 1 is killed, and rank 0 goes on until it is told to end."""
+    """Watch a training in which rank 1 is killed, and rank 0 continues until it is stopped."""
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     model = new_model()  # no wrapper: the ranks do not wait for each other
