@@ -79,10 +79,10 @@ def watch(
         model: a module, a list of modules, an object of a known library (`esper.recipes`), or a
             recipe's description of one (`Subject`).
         optimizer: the optimizer or optimizers; default: all optimizers in the process with
-            parameters of the model.
+            parameters of the model. Until one steps, each backward pass counts as a step.
         heads: a Gymnasium space, `{name: width}`, `{name: module}`, or None.
         groups: further parts by name: a module, or a regular expression that is matched at the
-            beginning of parameter names.
+            beginning of parameter names. A parameter of several groups belongs to the first.
         output_layer: the layer that computes the logits of the heads; detected by default.
         name: name of the run; default: the name given to `esper run`, or the training task.
         run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.

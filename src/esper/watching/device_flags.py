@@ -66,9 +66,13 @@ class DeviceFlags:
         Args:
             more: further numbers to read, `[M]`.
         """
-        losses = [loss.to(more.device).float().reshape(()) for _, loss in self._losses]
+        losses = [loss for _, loss in self._losses]
+        if len({(loss.dtype, loss.device, loss.shape) for loss in losses}) > 1:
+            losses = [loss.to(more.device).float().reshape(()) for loss in losses]
         if losses:
-            more = torch.cat((torch.stack(losses), more.float()))
+            more = torch.cat(
+                (torch.stack(losses).flatten().double().to(more.device), more.double())
+            )
         counts = [self._columns.flatten(), self._parameters.flatten(), self._norms, more]
         values = torch.cat([one.double() for one in counts]).tolist()
         further = [values.pop() for _ in range(len(more))][::-1]

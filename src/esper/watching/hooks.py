@@ -113,7 +113,7 @@ class BackwardWatch:
 
     def _backward(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
         self._original(tensors, *args, **kwargs)
-        if self._callback is not None:
+        if self._callback is not None and not torch.compiler.is_compiling():
             self._callback(tensors)
 
     def close(self) -> None:

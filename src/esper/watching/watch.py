@@ -1,8 +1,8 @@
 """`esper.watch`: lights for any PyTorch training, without changes to the training loop.
 
-While nothing is wrong, a watch checks two numbers per optimizer step: the gradient norm, which
-clipping computes anyway, and the sum of the logits. Only if one of them is not finite, it checks
-tensors, reads the loop's own variables, and runs the minibatch again under a tracer.
+While nothing is wrong, a watch checks three numbers per optimizer step: the loss, the gradient
+norm, which clipping computes anyway, and the sum of the logits. Only if one of them is not finite,
+it checks tensors, reads the loop's own variables, and runs the minibatch again under a tracer.
 """
 
 import logging
