@@ -100,12 +100,10 @@ class Explainer:
     ) -> None:
         self._owners = owners
         self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
-        self._replay = replay
-        self._inputs = inputs
+        self._replay, self._inputs = replay, inputs
         self._optimizers = {id(optimizer): optimizer for optimizer in optimizers}
         self._of_parameter = {id(part.parameter): part for part in owners.parts}
-        self._repeater = repeater
-        self._record_bytes = record_bytes
+        self._repeater, self._record_bytes = repeater, record_bytes
         self.recorded: RecordedMinibatch | None = None
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
@@ -260,6 +258,10 @@ class Explainer:
         if self.seen is not None and not bool(output.detach().sum(dtype=torch.float32).isfinite()):
             self.seen.append(output)
             self.outputs.append((taken, output))
+
+    def forget(self) -> None:
+        """Release the tensors of an incident that is recorded."""
+        self.variables, self.recorded, self.outputs = {}, None, []
 
     def weights(self) -> tuple[Found, ...]:
         """Return the parameters that are not finite."""
