@@ -241,7 +241,7 @@ def test_nothing_is_repeated_if_it_shares_too_much_memory(tmp_path, monkeypatch)
 def writes_without_audit_events(folder, step):
     """Change files as C code does, without an audit event."""
     libc = ctypes.CDLL(None, use_errno=True)
-    path = os.fsencode(folder / "of C")
+    path = os.fsencode(folder / f"of C {step}")
     file = libc.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     if file < 0 or libc.write(file, b"x" * step, step) != step:
         raise RuntimeError(f"{os.strerror(ctypes.get_errno())}")

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import torch
 
 from esper.watching.finding.child.landlock import deny_changes
+from esper.watching.finding.child.seccomp import deny_system_calls
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 #: Audit events, or prefixes of their names, with effects outside the process.
@@ -41,10 +42,10 @@ def cut_off(kept: int) -> None:
     sys.addaudithook(_refuse)
     for name in _NOT_AUDITED:
         setattr(os, name, _refusing(f"os.{name}"))
-    # C code has no audit events.
-    deny_changes()
+    if not deny_changes():  # by C code, which has no audit events
+        deny_system_calls()
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # not even files of an older Linux grow
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file grows
     writer = torch._C.PyTorchFileWriter  # opens files without an audit event
 
     def into_memory(target: Any, *args: Any, **kwargs: Any) -> Any:
