@@ -9,7 +9,7 @@ CALLS = {"print", "Console", "PlainConsole", "sys.exit", "os._exit"}
 #: The first ends Sanctum if a signal finds its event loop stuck; the second ends a forked child.
 EXCEPTIONS = {
     ("karn/sanctum/cockpit/signal_exit.py", "os._exit"),
-    ("watching/finding/forked.py", "os._exit"),
+    ("watching/finding/child/forked.py", "os._exit"),
 }
 
 

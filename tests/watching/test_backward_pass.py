@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.watching.finding import forked
+from esper.watching.finding.child import forked
 from esper.watching.watch import NonfiniteHalt, Watch
 
 NAN = torch.nan

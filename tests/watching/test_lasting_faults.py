@@ -6,7 +6,7 @@ from gymnasium import spaces
 from torch import nn
 from torch.distributions import Normal
 
-from esper.watching.finding import forked
+from esper.watching.finding.child import forked
 from esper.watching.watch import NonfiniteHalt, Watch
 
 UPDATES, STEPS, MINIBATCHES = 5, 4, 2

@@ -1,5 +1,6 @@
 """The hooks of a watch: the output layer, gradient clipping, optimizer steps, loss scalers."""
 
+import contextlib
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -44,7 +45,8 @@ class Listener(Protocol):
 class OutputHook:
     """A forward hook that survives `deepcopy` and `torch.save` of the model it is on.
 
-    It refers to its listener weakly; a copy has none, and does nothing.
+    It refers to its listener weakly; a copy has none, and does nothing. A file with such a model
+    can be loaded without Esper.
     """
 
     def __init__(self, listener: Listener | None = None) -> None:
@@ -63,8 +65,8 @@ class OutputHook:
         return OutputHook()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a hook without a listener."""
-        return OutputHook, ()
+        """Pickle as a function of the standard library that takes anything and returns None."""
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
 
 class ClipWatch:

@@ -1,8 +1,10 @@
 """The incidents of a watch: explains findings, drops consequences, and informs the recorder."""
 
-from collections.abc import Iterable, Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -10,12 +12,31 @@ from torch import Tensor
 from esper.leyline.telemetry import SHARED
 from esper.watching.finding.explainer import Explainer
 from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch, look_of
+from esper.watching.finding.frames import forget_variables
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
 from esper.watching.held import HeldMinibatch
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part
 from esper.watching.recorder import Trouble, UpdateRecord
+
+_Arguments = ParamSpec("_Arguments")
+
+
+def _keeping_nothing(
+    method: Callable[Concatenate["Incidents", _Arguments], None],
+) -> Callable[Concatenate["Incidents", _Arguments], None]:
+    """Decorate a method that explains a minibatch, to release its tensors at the end."""
+
+    @functools.wraps(method)
+    def run(self: "Incidents", *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        try:
+            method(self, *args, **kwargs)
+        finally:
+            self._explainer.forget()
+            forget_variables(sys._getframe(1))
+
+    return run
 
 
 class Incidents:
@@ -62,6 +83,7 @@ class Incidents:
         self.acting_is_explained = False
         self._known_before, self._known = self._known, {}
 
+    @_keeping_nothing
     def explain(
         self,
         record: UpdateRecord,
@@ -121,6 +143,7 @@ class Incidents:
             record, explanation, phase, optimizer, is_repeat=is_repeat, is_harmless=is_harmless
         )
 
+    @_keeping_nothing
     def explain_held(
         self,
         record: UpdateRecord,
@@ -206,8 +229,6 @@ class Incidents:
         record.troubles.append(trouble)
         with self._guard:
             self._guard.recorder.found(trouble)
-        self._explainer.variables = {}
-        self._explainer.recorded = None
 
     def _report(
         self,

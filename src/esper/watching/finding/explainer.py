@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import SHARED
-from esper.tracing.operations import Operation
 from esper.tracing.origin import Origin
 from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
 from esper.tracing.storages import KnownTensors
@@ -18,6 +17,7 @@ from esper.tracing.tracer import OperationTracer
 from esper.watching.finding import recall
 from esper.watching.finding.beginning import Owners, as_it_began
 from esper.watching.finding.bystanders import causes_first, masks_last
+from esper.watching.finding.child.forked import Apart, apart
 from esper.watching.finding.earlier_passes import (
     NOT_AGAIN,
     EarlierIsGoneError,
@@ -29,17 +29,19 @@ from esper.watching.finding.explaining import (
     Found,
     Look,
     Minibatch,
+    Repetition,
+    bad_of,
     evidence_alone,
     evidence_in,
+    line_on_stack,
     look_of,
     loop_line_of,
     origin_in,
     origin_in_use,
     run_again,
-    source_line,
     traced,
+    why_no_origin,
 )
-from esper.watching.finding.forked import Apart, apart
 from esper.watching.finding.frames import counters_in, is_plumbing, named_tensors, tensors_in
 from esper.watching.finding.put_back import everything_put_back
 from esper.watching.finding.recall import model_call, with_gradients_as
@@ -53,12 +55,10 @@ from esper.watching.finding.rerun import (
 from esper.watching.finding.source import add_sources
 from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.guard import Guard
-from esper.watching.looks import is_finite, kinds_of
+from esper.watching.looks import kinds_of
 from esper.watching.parts import Part
 from esper.watching.shards import local
 
-#: The tracer of a second run, its tensors by name, and whether it was an earlier minibatch.
-_Repetition = tuple[OperationTracer, dict[str, Tensor], bool]
 Replay = Literal["auto", "model", "off"]
 _EACH_STEPS: Final = "every pass of the loop takes a step"
 _FRAMES: Final = 5  # whose variables are read
@@ -100,12 +100,10 @@ class Explainer:
     ) -> None:
         self._owners = owners
         self._models, self._parts, self._heads = owners.models, owners.parts, owners.heads
-        self._replay = replay
-        self._inputs = inputs
+        self._replay, self._inputs = replay, inputs
         self._optimizers = {id(optimizer): optimizer for optimizer in optimizers}
         self._of_parameter = {id(part.parameter): part for part in owners.parts}
-        self._repeater = repeater
-        self._record_bytes = record_bytes
+        self._repeater, self._record_bytes = repeater, record_bytes
         self.recorded: RecordedMinibatch | None = None
         self.seen: list[Tensor] | None = None
         self.outputs: list[tuple[Tensor | None, Tensor]] = []
@@ -165,7 +163,9 @@ class Explainer:
         look = look_of(found)
         if explained and look in explained:
             return explained[look]
-        explanation = self._with_origin(frames, found, evidence, variables, sources, repetitions)
+        explanation = self._with_origin(
+            frames, found, evidence, variables, sources, repetitions, optimizer
+        )
         counters = counters_in(frames[: len(self._own(frames)) + 1]) if phase == "acting" else ""
         return replace(explanation, first_look=look, counters=counters)
 
@@ -227,8 +227,8 @@ class Explainer:
                     pass  # a refusal of NaN ends both calls alike
                 self.seen += [one.grad for one in own if one.grad is not None]
             self.seen += results.values()
-            origin = origin_in(tracer, _bad(self.seen))
-            self._keep_recording(tracer, origin, _bad(self.seen))
+            origin = origin_in(tracer, bad_of(self.seen))
+            self._keep_recording(tracer, origin, bad_of(self.seen))
         except CannotRunAgainError as error:
             reason, origin = str(error), None
         finally:
@@ -259,6 +259,10 @@ class Explainer:
             self.seen.append(output)
             self.outputs.append((taken, output))
 
+    def forget(self) -> None:
+        """Release the tensors of an incident that is recorded."""
+        self.variables, self.recorded, self.outputs = {}, None, []
+
     def weights(self) -> tuple[Found, ...]:
         """Return the parameters that are not finite."""
         nothing = Minibatch((), [None for _ in self._parts])
@@ -287,22 +291,28 @@ class Explainer:
         evidence: Callable[..., tuple[Found, ...]],
         variables: Mapping[str, Tensor],
         sources: Mapping[str, set[str]],
-        repetitions: Sequence[Callable[[], _Repetition]],
+        repetitions: Sequence[Callable[[], Repetition]],
+        optimizer: torch.optim.Optimizer | None,
     ) -> Explanation:
         is_reproduced = False
         reasons = [] if self._repeater is None else ["only training steps are repeated"]
         for repeat in () if self.apart.not_again else repetitions:
             self.seen = []
             try:
-                tracer, again, is_earlier = repeat()
-                is_reproduced |= bool(_bad(self.seen))
-                values = {**variables, **again} if is_earlier else variables
-                names = causes_first(tracer, _bad(self.seen), values, again, sources)
-                found = evidence(names, again if is_earlier else None)
+                run = repeat()
+                tracer, again, harm = run.tracer, run.again, bad_of(self.seen)
+                is_reproduced |= bool(harm)
+                is_cut_short = run.is_cut_short(has_stepped=optimizer is not None)
+                if harm or not is_cut_short:
+                    values = {**variables, **again} if run.is_earlier else variables
+                    names = causes_first(tracer, harm, values, again, sources)
+                    if is_cut_short:  # the first run shows the order of what comes after its end
+                        names = [name for name in masks_last(values) if name in names]
+                    found = evidence(names, again if run.is_earlier else None)
                 # What was found, as the second run made it; else what it made at its end.
-                own = _bad([again[one.quantity] for one in found if one.quantity in again])
+                own = bad_of([again[one.quantity] for one in found if one.quantity in again])
                 if (origin := origin_in(tracer, own)) is None:
-                    own = _bad(self.seen)
+                    own = harm
                     origin = origin_in(tracer, own) or origin_in_use(tracer, found)
                 self._keep_recording(tracer, origin, own)
             except EarlierIsGoneError as error:
@@ -324,9 +334,9 @@ class Explainer:
                     callers = (f for f in frames if f.f_code.co_filename == operation.place.file)
                     function = next((f.f_code.co_name for f in callers), "")
                 found = as_it_began(found, operation, self._owners)
-                line = loop_line_of(operation) or _line_of(frames, operation)
+                line = loop_line_of(operation) or line_on_stack(frames, operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
-            reasons.append("when it was repeated, it was finite")
+            reasons.append(why_no_origin(run.error if is_cut_short else None))
         reason = self.apart.why_never() or next(iter(reasons))
         return Explanation(found, why_no_origin=reason, is_reproduced=is_reproduced)
 
@@ -348,13 +358,12 @@ class Explainer:
         phase: str,
         optimizer: torch.optim.Optimizer | None,
         rngs: Sequence[Tensor],
-    ) -> list[Callable[[], _Repetition]]:
-        def loop(rng: Tensor | None) -> _Repetition:
+    ) -> list[Callable[[], Repetition]]:
+        def loop(rng: Tensor | None) -> Repetition:
             steps = self._steps_left_out(optimizer)
-            run = run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
-            return (*run, False)
+            return run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
 
-        def earlier() -> _Repetition:
+        def earlier() -> Repetition:
             assert self.seen is not None
             own = next((frame for frame in frames if has_loop(frame)), None)
             if optimizer is None or own is None or not is_accumulating(own):
@@ -370,8 +379,10 @@ class Explainer:
                 rng = rngs[0] if rngs else None
                 known = {**held, **named}
                 run = run_again(frames, self._models, known, steps, rng, values, self._recorder())
-                if _bad(self.seen):
-                    return (*run, True)
+                if bad_of(self.seen):
+                    return run
+                if run.error is not None:
+                    raise CannotRunAgainError(why_no_origin(run.error))
                 if steps.is_reached and not number:
                     raise CannotRunAgainError(_EACH_STEPS)
                 if steps.is_reached:  # the pass that made the step before
@@ -379,7 +390,7 @@ class Explainer:
                 self.seen.clear()
             raise EarlierIsGoneError(NOT_AGAIN)
 
-        def model() -> _Repetition:
+        def model() -> Repetition:
             call = with_gradients_as(phase == "update", model_call(stack, self._models))
             recorder = self._recorder()
             tracer = traced(self._models, named, recorder=recorder, called_from=recall.__file__)
@@ -389,8 +400,8 @@ class Explainer:
                 try:
                     self.seen += [tensor for _, tensor in tensors_in("result", call())]
                 except Exception as error:  # noqa: BLE001 - a refusal of NaN ends both calls alike
-                    return tracer, tensors_of_error(error), False
-            return tracer, {}, False
+                    return Repetition(tracer, tensors_of_error(error), error=error)
+            return Repetition(tracer, {})
 
         if self._repeater is not None or self.apart.why_never():
             return []
@@ -435,16 +446,3 @@ class Explainer:
             for name, value in state.items()
             if isinstance(value, Tensor) and value.shape == parameter.shape
         }
-
-
-def _line_of(frames: Sequence[FrameType], operation: Operation) -> str:
-    """Return file, line and code of the loop that is on the stack; empty if it is no other line."""
-    loop = next((frame for frame in frames if has_loop(frame)), None)
-    place = operation.place
-    if loop is None or (loop.f_code.co_filename, loop.f_lineno) == (place.file, place.line):
-        return ""
-    return source_line(loop.f_code.co_filename, loop.f_lineno)
-
-
-def _bad(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [one for one in tensors if not is_finite(one)]

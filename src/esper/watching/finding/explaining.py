@@ -18,6 +18,7 @@ from esper.tracing.operations import Operation, line_text
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.recorded import OperationRecorder
 from esper.tracing.tracer import OperationTracer
+from esper.watching.finding.child.isolation import REFUSED
 from esper.watching.finding.frames import is_plumbing
 from esper.watching.finding.put_back import everything_put_back
 from esper.watching.finding.rerun import (
@@ -25,6 +26,7 @@ from esper.watching.finding.rerun import (
     CannotRunAgainError,
     NoLoopError,
     body_of,
+    has_loop,
 )
 from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
@@ -100,6 +102,32 @@ class Minibatch:
     rngs: Sequence[Tensor] = ()
     norms: Sequence[Tensor] = ()
     bad_loss: str = ""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """A second run of a minibatch.
+
+    Attributes:
+        tracer: its operations.
+        again: its tensors, by name.
+        is_earlier: whether it was an earlier minibatch.
+        error: exception that ended it; None if it reached the optimizer's step or its end.
+    """
+
+    tracer: OperationTracer
+    again: dict[str, Tensor]
+    is_earlier: bool = False
+    error: Exception | None = None
+
+    def is_cut_short(self, *, has_stepped: bool) -> bool:
+        """Return whether an exception ended it that did not end the first run.
+
+        Args:
+            has_stepped: whether the first run reached the optimizer's step.
+        """
+        is_refused = bool(REFUSED) or isinstance(self.error, OSError)
+        return self.error is not None and (has_stepped or is_refused)
 
 
 @dataclass
@@ -231,10 +259,8 @@ def run_again(
     rng: Tensor | None = None,
     earlier: Mapping[str, Any] | None = None,
     recorder: OperationRecorder | None = None,
-) -> tuple[OperationTracer, dict[str, Tensor]]:
+) -> Repetition:
     """Run the minibatch of a frame again under the tracer, and restore all state.
-
-    Returns the tracer, and the tensors of the second run by name.
 
     Args:
         frames: candidate frames, innermost first; the first one with a loop is run.
@@ -260,10 +286,10 @@ def run_again(
         tracer = traced(models, named, LOOP_FUNCTION, recorder)
         variables = list(frame.f_locals.values())
         with everything_put_back(models, variables, rng), optimizers, tracer:
-            again = body.run(earlier)
+            again, ended_by = body.run(earlier)
             if earlier is not None:
                 optimizers.see_gradients()
-        return tracer, again
+        return Repetition(tracer, again, earlier is not None, ended_by)
     raise CannotRunAgainError(reason)
 
 
@@ -339,3 +365,25 @@ def loop_line_of(operation: Operation) -> str:
 def source_line(file: str, line: int) -> str:
     """Return file, number and code of a line."""
     return f"{file}:{line}: {line_text(file, line)}"
+
+
+def line_on_stack(frames: Sequence[FrameType], operation: Operation) -> str:
+    """Return file, line and code of the loop that is on the stack; empty if it is no other line."""
+    loop = next((frame for frame in frames if has_loop(frame)), None)
+    place = operation.place
+    if loop is None or (loop.f_code.co_filename, loop.f_lineno) == (place.file, place.line):
+        return ""
+    return source_line(loop.f_code.co_filename, loop.f_lineno)
+
+
+def why_no_origin(error: Exception | None) -> str:
+    """Return why a second run shows no origin, given the exception that cut it short."""
+    if error is None:
+        return "when it was repeated, it was finite"
+    first_line = str(error).partition("\n")[0]
+    return f"its second run failed with {type(error).__name__}: {first_line}".rstrip(": ")
+
+
+def bad_of(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors that are not finite."""
+    return [one for one in tensors if not is_finite(one)]

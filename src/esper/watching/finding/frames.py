@@ -6,6 +6,7 @@ informative than anything that hooks can see.
 
 import dataclasses
 import inspect
+import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ _CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning
 _STDLIB = sysconfig.get_path("stdlib")
 _MOST_ITEMS = 64  # checked items per container
 _DEEPEST = 3
+_OWN_REFERENCES = 3  # to a frame's copy of its variables: the frame's, one variable, one argument
 #: Names of step counters in training loops.
 _COUNTERS = ("global_step", "num_timesteps", "timestep", "env_step", "iteration", "it", "step")
 #: Words in class names of minibatches in libraries.
@@ -52,6 +54,25 @@ def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:
         frames.append(traceback.tb_frame)
         traceback = traceback.tb_next
     return frames[::-1]
+
+
+def forget_variables(frame: FrameType | None) -> None:
+    """Release what reading the variables of a frame and its callers keeps alive.
+
+    Before Python 3.13, a function's frame holds a copy of its variables after they were read, and
+    so keeps tensors that the function no longer has. A copy that the training holds itself, from
+    `locals()`, is left alone.
+    """
+    if sys.version_info >= (3, 13):
+        return
+    while frame is not None:
+        code = frame.f_code
+        if code.co_flags & inspect.CO_OPTIMIZED:  # of others, these are the variables themselves
+            held = frame.f_locals
+            if sys.getrefcount(held) <= _OWN_REFERENCES:
+                for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
+                    held.pop(name, None)
+        frame = frame.f_back
 
 
 def counters_in(frames: Sequence[FrameType]) -> str:

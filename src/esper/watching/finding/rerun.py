@@ -63,10 +63,12 @@ class Body:
     code: Any
     names: tuple[str, ...]
 
-    def run(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-        """Run the body once; return its tensors and those of the functions it was in, by name.
+    def run(
+        self, earlier: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Tensor], Exception | None]:
+        """Run the body once, up to the optimizer's step or an exception.
 
-        It ends with `StepReached`, or with the same exception as the first run.
+        Returns its tensors and those of the functions it was in, by name, and the exception.
 
         Args:
             earlier: values of the loop's own variables in an earlier pass, to run that pass; it may
@@ -85,11 +87,13 @@ class Body:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 values = function(**arguments)
-        except (StepReached, Exception) as error:  # noqa: BLE001 - a refusal of NaN ends both alike
-            return tensors_of_error(error, function.__code__)
+        except StepReached as reached:
+            return tensors_of_error(reached, function.__code__), None
+        except Exception as error:  # noqa: BLE001 - a refusal of NaN ends both runs alike
+            return tensors_of_error(error, function.__code__), error
         if earlier is None:
             raise CannotRunAgainError("its second run did not reach the optimizer's step")
-        return dict(one for name, value in values.items() for one in tensors_in(name, value))
+        return dict(one for name, value in values.items() for one in tensors_in(name, value)), None
 
 
 def tensors_of_error(error: BaseException, code: CodeType | None = None) -> dict[str, Tensor]:

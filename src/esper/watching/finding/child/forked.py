@@ -1,8 +1,9 @@
 """Repeats a minibatch in a forked child process, whose memory is discarded afterwards.
 
 A second run may change anything: weights, replay buffers, counters in closures. In a child process,
-nothing needs to be restored. The child cannot use the training's open sockets or write to its
-files, and cannot open files for writing.
+nothing needs to be restored. Memory that the training shares with other processes is made private.
+The child cannot use the training's open sockets or write to its files, and cannot open files for
+writing.
 """
 
 import functools
@@ -26,9 +27,10 @@ from esper.leyline.errors import EsperError
 from esper.tracing.recorded import RecordedMinibatch
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
+from esper.watching.finding.child.isolation import REFUSED, cut_off
+from esper.watching.finding.child.private_memory import SharedMemoryError, make_memory_private
+from esper.watching.finding.child.sending import packed, sendable, unpacked
 from esper.watching.finding.explaining import Explanation
-from esper.watching.finding.isolation import REFUSED, cut_off
-from esper.watching.finding.sending import packed, sendable, unpacked
 from esper.watching.guard import Guard
 
 #: Seconds after which a child is killed, because its second run may wait forever.
@@ -184,9 +186,9 @@ def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
     try:
         kind, value = unpacked(content)
     except (pickle.UnpicklingError, EOFError):
-        raise _LostError(f"the process that repeated it ended with status {status}") from None
-    if kind == "ended":
-        raise _LostError(f"its second run ended with {value}")
+        raise _LostError(f"the process that repeated it {_how_it_ended(status)}") from None
+    if kind == "lost":
+        raise _LostError(value)
     if kind == "raised":
         raise value
     return value
@@ -202,13 +204,16 @@ def _be_child(
         gc.disable()  # finalizers of the training's objects may end its workers
         torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
         random.setstate(rng)
-        cut_off(writer)
         try:
+            make_memory_private()
+            cut_off(writer)
             result = ("value", function())
+        except SharedMemoryError as error:
+            result = ("lost", str(error))
         except Exception as error:  # noqa: BLE001 - raised again by the parent
             result = ("raised", sendable(error))
         except BaseException as error:  # noqa: BLE001 - such as SystemExit
-            result = ("ended", type(error).__name__)
+            result = ("lost", f"its second run ended with {type(error).__name__}")
         content = memoryview(packed(result))
         while content:
             content = content[os.write(writer, content) :]
@@ -226,6 +231,12 @@ def _read(reader: int, limit_s: float) -> bytes:
             return bytes(content)
         content += more
     raise _TooLongError(f"its second run took longer than {limit_s:g} s")
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is not None and os.WIFSIGNALED(status):
+        return f"was killed by signal {os.WTERMSIG(status)}"
+    return "ended without a result"
 
 
 def _end(child: int) -> int | None:

@@ -4,21 +4,27 @@ import fcntl
 import io
 import logging
 import os
+import resource
+import signal
 import stat
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
 import torch
+
+from esper.watching.finding.child.landlock import deny_changes
+from esper.watching.finding.child.seccomp import deny_system_calls
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 #: Audit events, or prefixes of their names, with effects outside the process.
 _OUTSIDE: Final = (
     "ftplib.", "os.chmod", "os.chown", "os.exec", "os.fork", "os.kill", "os.link", "os.mkdir",
-    "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.spawn", "os.symlink",
-    "os.system", "os.truncate", "os.utime", "shutil.", "smtplib.", "socket.", "sqlite3.",
-    "subprocess.", "tempfile.", "urllib.",
+    "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.setxattr", "os.spawn",
+    "os.symlink", "os.system", "os.truncate", "os.utime", "pty.", "shutil.", "smtplib.", "socket.",
+    "sqlite3.", "subprocess.", "syslog.", "tempfile.", "urllib.", "webbrowser.",
 )  # fmt: skip
-
+_NOT_AUDITED: Final = ("mkfifo", "mknod")  # functions of `os` that make files
 
 #: Refused actions of this process, each as the end of a sentence.
 REFUSED: Final[list[str]] = []
@@ -34,6 +40,12 @@ def cut_off(kept: int) -> None:
     sys.dont_write_bytecode = True
     _replace_descriptors(kept)
     sys.addaudithook(_refuse)
+    for name in _NOT_AUDITED:
+        setattr(os, name, _refusing(f"os.{name}"))
+    if not deny_changes():  # by C code, which has no audit events
+        deny_system_calls()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # no file grows
     writer = torch._C.PyTorchFileWriter  # opens files without an audit event
 
     def into_memory(target: Any, *args: Any, **kwargs: Any) -> Any:
@@ -66,6 +78,13 @@ def _replace_descriptors(kept: int) -> None:
             os.close(other)
 
 
+def _refusing(name: str) -> Callable[..., None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        _refuse_because(f"would call {name}()")
+
+    return refuse
+
+
 def _refuse(event: str, args: tuple[Any, ...]) -> None:
     if event == "open":
         path, _, flags = args
@@ -73,5 +92,9 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
             return
     elif not event.startswith(_OUTSIDE):
         return
-    REFUSED.append("would write a file" if event == "open" else f"would call {event}()")
-    raise PermissionError(f"it {REFUSED[-1]}")
+    _refuse_because("would write a file" if event == "open" else f"would call {event}()")
+
+
+def _refuse_because(reason: str) -> NoReturn:
+    REFUSED.append(reason)
+    raise PermissionError(f"it {reason}")

@@ -1,0 +1,1 @@
+"""Repeats minibatches in a forked child process."""
