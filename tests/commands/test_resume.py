@@ -201,3 +201,29 @@ def test_a_run_whose_checkpoints_are_damaged_is_not_resumed(run: Run, trained: P
     assert _content(trained) == before
     code, _, errors = run("eval", "2", "--episodes", "2", "--against", "none")
     assert (code, "update-000002.pt is damaged" in errors) == (2, True)
+
+
+def test_resume_auto_starts_a_run_then_goes_on_with_it(run: Run, tmp_path: Path) -> None:
+    settings = tmp_path / "run.toml"
+    settings.write_text('task = "digits"\nsteps = 2\nenvs = 1\n')
+    command = ("ppo", "--resume", "auto", "--name", "my run", "--config", str(settings))
+    assert run("ppo", "--episodes", "1", "--steps", "1", "--name", "another")[0] == 0
+    code, output, errors = run(*command, "--episodes", "1", "--inject", "op:inf@1")
+    assert (code, errors) == (0, "")
+    assert "resumed" not in output
+    (name,) = (path.name for path in (tmp_path / "runs").iterdir() if "my-run" in path.name)
+
+    code, output, errors = run(*command, "--episodes", "2", "--inject", "op:inf@1")
+    assert code == 0
+    assert errors == f"--resume auto: resuming {name}\n"
+    assert "resumed after update 1" in output
+    # A scheduler that starts it once more than needed sees no failure.
+    code, output, errors = run(*command, "--episodes", "2")
+    assert (code, output) == (0, "")
+    assert errors.endswith(
+        "has trained 2 episodes already; give a larger --episodes to train more\n"
+    )
+    settings.write_text('task = "digits"\nsteps = 3\nenvs = 1\n')
+    code, _, errors = run(*command, "--episodes", "3")
+    assert code == 2
+    assert "--steps cannot change when a run is resumed" in errors
