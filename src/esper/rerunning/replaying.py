@@ -33,10 +33,12 @@ from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
 from esper.watching.agreement import OnNonfinite
+from esper.watching.backward_pass import losses_in
 from esper.watching.finding.beginning import as_it_began
 from esper.watching.finding.explaining import CALLERS, Found, origin_in, origin_in_use
 from esper.watching.finding.frames import is_plumbing, tensors_in
 from esper.watching.heads import OUTPUT_QUANTITIES
+from esper.watching.hooks import BackwardWatch
 from esper.watching.watch import Watch
 
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
@@ -212,6 +214,7 @@ class _Repetition:
         )
         handles.append(self._optimizer.register_step_pre_hook(self._after_watch_of(watch)))
         handles.append(self._optimizer.register_step_post_hook(self._after_step))
+        losses = BackwardWatch(lambda tensors: self._seen.extend(losses_in(tensors)))
         self._model.rollout_buffer.get = self._naming(self._model.rollout_buffer.get)
         try:
             is_update = self._capsule.phase == "update"
@@ -221,6 +224,7 @@ class _Repetition:
             self._stop_tracing()
             for handle in handles:
                 handle.remove()
+            losses.close()
             watch.close()
         if watch.failures:
             raise IncidentError(f"the replay failed: {watch.last_failure}")

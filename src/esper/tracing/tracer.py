@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,10 @@ from esper.tracing.recorded import OperationRecorder, RecordedPlace
 from esper.tracing.storages import KnownTensors, StorageRecord, storage_key
 
 _TORCH = str(Path(torch.__file__).parent)
+
+
+#: Code of the function that runs every backward pass.
+_BACKWARD: Final = torch.autograd.graph._engine_run_backward.__code__
 
 
 class OperationTracer(TorchDispatchMode):
@@ -346,6 +350,8 @@ class OperationTracer(TorchDispatchMode):
         """Return whether an operation is called by detection, which only reads tensors."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and self._observers:
+            if frame.f_code is _BACKWARD:
+                return False  # training's own pass, although a watch calls it for training
             if frame.f_code.co_filename in self._observers:
                 return True
             frame = frame.f_back
