@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from esper.commands.data.export import add_export
-from esper.commands.data.mirror import add_mirror
+from esper.commands.data.mirror import add_mirror, mirror_run
 from esper.commands.data.query import add_query
 from esper.commands.eval import add_eval
 from esper.commands.folder.alert import add_alert, alert
@@ -71,6 +71,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
     # the verdict of the report. Training continues.
     is_report = options.verb not in (ppo, run_script, train_child, alert)
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL if is_report else signal.SIG_IGN)
+    # Schedulers send SIGUSR1 to all processes of a job; while training, it asks for a checkpoint.
+    is_of_run = options.verb in (ppo, train_child, alert, mirror_run)
+    before_usr1 = signal.getsignal(signal.SIGUSR1)
+    if is_of_run:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         code: int = options.verb(options)
         if is_report:
@@ -91,6 +96,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> No
             code = EXIT_CODE_FAULT
     finally:
         signal.signal(signal.SIGPIPE, before)
+        signal.signal(signal.SIGUSR1, before_usr1)
     _flush_output()
     sys.exit(code)
 

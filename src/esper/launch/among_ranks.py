@@ -37,10 +37,13 @@ class RankStart:
 
     Args:
         rank: rank of this process as set by the launcher.
+        end_process: ends the process at once, given the reason, a sentence; for a main thread that
+            is blocked in a call that waits for ranks which are gone.
     """
 
-    def __init__(self, rank: Rank) -> None:
+    def __init__(self, rank: Rank, end_process: Callable[[str], None]) -> None:
         self.rank = rank
+        self._end_process = end_process
         self._meeting: Meeting | None = None
         self._announcement: RunAnnouncement | None = None
         _end_with_launcher()
@@ -109,7 +112,7 @@ class RankStart:
         from esper.simic.ranks.meeting import RunAnnouncement
         from esper.simic.training.ranks.rank_news import RankNews
 
-        meeting, news = self._met(), RankNews(stop)
+        meeting, news = self._met(), RankNews(stop, self._end_process)
         if self.is_first:
             hub = meeting.hub(news)
             announcement = RunAnnouncement(
@@ -130,6 +133,8 @@ class RankStart:
         failure = ""
         try:
             yield meeting.join(config.device, stop.check)
+            if not stop.at_once:
+                meeting.leave()
         except StoppedAtOnce:
             raise
         except BaseException as error:

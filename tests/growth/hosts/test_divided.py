@@ -116,9 +116,13 @@ def test_a_function_is_called_where_the_hosts_are(divided: DividedHosts) -> None
     assert np.allclose(ours, whole.test_accuracy, atol=0.1)
 
 
-def test_threads_are_set_in_every_process(divided: DividedHosts) -> None:
+def test_threads_are_set_in_every_process_and_a_signal_of_the_trainer_ends_none(
+    divided: DividedHosts,
+) -> None:
     divided.set_threads(2)
     assert divided.call(threads_of) == [2, 2]
+    (child,) = children()
+    child.send_signal(signal.SIGUSR1)  # as a scheduler sends it to all processes of a job
     divided.set_threads(1)
     assert divided.call(threads_of) == [1, 1]
 

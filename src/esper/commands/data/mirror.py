@@ -23,7 +23,7 @@ def add_mirror(verbs: Any) -> None:
     parser = add_verb(
         verbs,
         "mirror",
-        _mirror,
+        mirror_run,
         "copy a run's figures to experiment trackers until the run has ended",
     )
     add_run(parser)
@@ -69,7 +69,8 @@ def mirrored(run: Path, log_to: Sequence[str]) -> Iterator["MirrorProcess"]:
         print_warning(sentence)
 
 
-def _mirror(options: argparse.Namespace) -> int:
+def mirror_run(options: argparse.Namespace) -> int:
+    """Copy the figures of a run to trackers; return the exit code."""
     if not options.log_to:
         raise OptionError("give at least one tracker, such as --log-to tensorboard")
     run = find_run(options.run_dir, options.run).absolute()

@@ -71,3 +71,14 @@ def end_at_once(code: int) -> NoReturn:
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code)
+
+
+def end_in_vain(sentence: str) -> NoReturn:
+    """End a process whose main thread waits for other ranks that are gone.
+
+    Args:
+        sentence: why the run is over.
+    """
+    with suppress(OSError):
+        os.write(2, f"esper: {sentence}; this process waited for it in vain\n".encode())
+    os._exit(1)

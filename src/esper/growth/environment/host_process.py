@@ -227,6 +227,8 @@ def serve(connection: Connection) -> None:
 def main() -> None:
     """Serve the process that started this one."""
     _end_with_parent()
+    # Schedulers send it to all processes of a job; only the trainer writes checkpoints.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     with contextlib.suppress(EOFError, ConnectionError):  # the other process ended
         serve(connection)

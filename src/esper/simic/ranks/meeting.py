@@ -218,6 +218,10 @@ class Meeting:
             ) from error
         return Ranks(device, check, [text[2:] for text in descriptions], has_nccl=every_nccl)
 
+    def leave(self) -> None:
+        """Leave the process group of torch, when all ranks do."""
+        dist.destroy_process_group()
+
 
 def _device_of(name: str, local_rank: int) -> tuple[torch.device, bool]:
     """Return the device of a rank, and whether it can use NCCL.

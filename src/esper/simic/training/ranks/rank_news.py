@@ -2,7 +2,7 @@
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Callable
 
 from esper.simic.training.process.stopping import StopRequest
 
@@ -15,10 +15,12 @@ class RankNews:
 
     Args:
         stop: the requests of this process.
+        end_process: ends the process at once, given the reason, a sentence.
     """
 
-    def __init__(self, stop: StopRequest) -> None:
+    def __init__(self, stop: StopRequest, end_process: Callable[[str], None]) -> None:
         self._stop = stop
+        self._end_process = end_process
 
     def stop(self) -> None:
         """Stop at once, since another rank was asked to."""
@@ -34,12 +36,9 @@ class RankNews:
         self._interrupt()
 
     def overdue(self, sentence: str) -> None:
-        """End the process, unless it is ending: its main thread waits in vain."""
-        if self._stop.is_noticed:
-            return
-        with suppress(OSError):
-            os.write(2, f"esper: {sentence}; this process waits in vain and ends\n".encode())
-        os._exit(1)
+        """End the process, unless it is ending: its main thread waits for what never comes."""
+        if not self._stop.is_noticed:
+            self._end_process(sentence)
 
     def _interrupt(self) -> None:
         if not self._stop.at_once:
