@@ -268,6 +268,15 @@ def test_the_same_random_seed_gives_the_same_figures(few_rivals: None) -> None:
     assert once(2)["contestants"] != first["contestants"]
 
 
+def test_figures_do_not_depend_on_who_else_takes_part(result: Evaluation) -> None:
+    policies = [trained("first"), trained("second", weights=1)]
+    again = evaluate(policies, episodes=6, against=("random",), rng_seed=3, say=lambda _: None)
+    by_names = {entry.contestant.name: entry.standings for entry in result.entries}
+    assert {entry.contestant.name: entry.standings for entry in again.entries} == {
+        name: by_names[name] for name in ("agent", "random")
+    }
+
+
 def test_random_choices_are_legal_and_uniform() -> None:
     legal = np.zeros((6000, len(Op), 3), dtype=bool)
     legal[:, Op.WAIT] = True

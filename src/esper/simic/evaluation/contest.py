@@ -139,7 +139,6 @@ def evaluate(
         contestants = [agent]
         for name in against:
             contestants += run_baseline(name, arena, agents)
-    generator = np.random.default_rng(rng_seed)
     return Evaluation(
         policies=tuple(policies),
         task=arena.settings.task.name,
@@ -148,11 +147,13 @@ def evaluate(
         largest_class=task.test.largest_class,
         episodes=episodes,
         rng_seed=rng_seed,
-        entries=tuple(_entry(each, agent, generator) for each in contestants),
+        entries=tuple(_entry(each, agent, rng_seed) for each in contestants),
     )
 
 
-def _entry(contestant: Contestant, agent: Contestant, generator: np.random.Generator) -> Entry:
+def _entry(contestant: Contestant, agent: Contestant, rng_seed: int) -> Entry:
+    """Return a contestant with its standings, which do not depend on who else takes part."""
+    generator = np.random.default_rng([rng_seed, *contestant.name.encode()])
     standings = {}
     for measure in MEASURES:
         values = [getattr(outcomes, measure) for outcomes in contestant.strata]
