@@ -12,10 +12,9 @@ from typing import Any
 
 from esper.karn.sanctum.fold.evidence import ROWS_KEPT
 from esper.karn.sanctum.fold.latches import moment
-from esper.karn.sanctum.fold.ranks.one_per_fault import SHARED_BY_RANKS
 from esper.karn.sanctum.schema import Evidence, FirstSighting, TamiyoState
 from esper.karn.store.sightings import is_repeated, phase_rank, step_in_phase
-from esper.leyline.quantities import causal_rank
+from esper.leyline.quantities import SHARED_BY_RANKS, causal_rank
 from esper.leyline.telemetry import GROUPS
 
 _Key = tuple[Any, ...]

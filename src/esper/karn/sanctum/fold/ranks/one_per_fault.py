@@ -6,12 +6,10 @@ that it computed itself. Gradients, weights and moments are equal in all ranks, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
+from esper.leyline.quantities import SHARED_BY_RANKS
 from esper.leyline.telemetry import NonfiniteSighting
-
-#: Quantities that ranks share, so that a fault of one rank appears in all.
-SHARED_BY_RANKS: Final = frozenset({"gradient", "parameters", "moments"})
 
 _T = TypeVar("_T")
 
