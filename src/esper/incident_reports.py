@@ -21,7 +21,7 @@ from esper.leyline.files.incident_files import Incident, list_incidents
 
 if TYPE_CHECKING:
     from esper.karn.sanctum.schema import Evidence
-    from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+    from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded, NonfiniteSighting
     from esper.simic.command_progress import CommandProgress, NoProgress
     from esper.simic.replay.replaying import Replay
 
@@ -127,7 +127,7 @@ def _listing(
                 **_origin(events.get(incident.number)),
             },
             incident.sightings,
-            fault_place(incident.sightings),
+            fault_place(incident.sightings, _origin_of(events.get(incident.number))),
         )
         for incident in kept
     ]
@@ -144,7 +144,7 @@ def _listing(
                 **_origin(event),
             },
             sightings,
-            fault_place(event.sightings),
+            fault_place(event.sightings, event.origin),
         )
         for event, sightings in {one[0].number: one for one in recorded}.values()
         if event.number not in {one.number for one in kept}
@@ -155,6 +155,10 @@ def _listing(
         # Whether drills alone caused what the update saw.
         row["planted"] = all(one.planted for one in sightings) and bool(sightings)
     return sorted(listed, key=lambda one: (one[0]["update"], one[0]["number"]))
+
+
+def _origin_of(event: "IncidentRecorded | None") -> "IncidentOrigin | None":
+    return None if event is None else event.origin
 
 
 def _origin(event: "IncidentRecorded | None") -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_health_as_json_has_the_documented_keys(finished_run):
                 "part": None,
                 "reproduced": True,
                 "planted": False,
+                "rank": None,
             }
         ],
         "evidence": [
@@ -70,6 +71,8 @@ def test_health_as_json_has_the_documented_keys(finished_run):
                     "step": None,
                     "other_hosts": [],
                     "part": None,
+                    "rank": None,
+                    "other_ranks": [],
                 },
                 "last": {
                     "update": 2,
@@ -88,6 +91,7 @@ def test_health_as_json_has_the_documented_keys(finished_run):
         ],
         "interventions": {"repeat": 0, "skip": 0, "rollback": 0, "halt": 0},
         "incidents": {"kept": 0, "not_kept": 0},
+        "ranks": None,
     }
 
 

@@ -69,6 +69,8 @@ def test_a_fault_is_one_incident_of_the_rank_in_which_it_began(run_of, name):
     assert (run.first[0].quantity, run.first[0].update) == ("observations", 2)
     (incident,) = run.snapshot.incidents
     assert (incident.rank, incident.also_in) == (1, (0,))
+    assert incident.origin is not None, incident.no_origin
+    assert incident.origin.code == "observations[2, 1] = math.nan"
     assert (run.path / incident.path / "capsule.pt").is_file()
     (row,) = run.incidents
     assert (row["rank"], row["also_in"]) == (1, [0])

@@ -316,7 +316,7 @@ CASES: dict[str, Case | tuple[Case, ...]] = {
             read=lambda evidence: astuple(evidence[0])[:12],
         ),
         Case(
-            ("acting", 3, 7, "", "acting", "", 5, (), False, False, None, ()),
+            ("acting", 3, 7, "", "acting", "", 5, (), False, False, None, (), False),
             "while acting, host 4, step 7, in 5 steps, not reproduced",
             number=7,
             update=light("+inf", count=5, reproduced=False, **ACTING),

@@ -82,6 +82,8 @@ HEAD_QUANTITIES: Final = tuple(q.name for q in QUANTITIES if q.scope is not Scop
 #: Names of the quantities that all heads share, in causal order.
 SHARED_QUANTITIES: Final = tuple(q.name for q in QUANTITIES if q.scope is not Scope.HEADS)
 EXPLAINED_BY: Final[Mapping[str, tuple[str, ...]]] = {q.name: q.explained_by for q in QUANTITIES}
+#: What processes that train together share, so that a fault of one is seen in all of them.
+SHARED_BY_RANKS: Final = frozenset({"gradient", "parameters", "moments"})
 LASTING: Final = tuple(q.name for q in QUANTITIES if q.lasting)
 
 _RANKS: Final = {name: rank for rank, name in enumerate(CAUSAL_ORDER)}

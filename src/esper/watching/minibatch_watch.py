@@ -256,7 +256,9 @@ class MinibatchWatch:
         elif self._flags is not None:
             if self._own_losses.has(loss, frame):
                 self._flags.hold_loss(loss, self.record.steps + 1)
-        elif not math.isfinite(value := loss.item()) and self._own_losses.has_exactly(loss):
+        elif not math.isfinite(
+            value := local(loss.detach()).item()
+        ) and self._own_losses.has_exactly(loss):
             self.held.bad_loss = self.held.bad_loss or nonfinite_kind(value) or ""
 
     def on_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ from esper.karn.sanctum.following.digest import Digest
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.file_stamps import FileStamp, are_racy, file_stamp, stamps_in
 from esper.karn.store.liveness import StatusKind
+from esper.karn.store.rank_folders import RANKS_NAME, rank_folders
 from esper.karn.store.run_directory import STORE_NAME, run_directories
 from esper.karn.store.run_files.latch_file import LATCHES_NAME
 from esper.karn.store.run_files.run_note import NOTE_NAME
@@ -40,6 +42,7 @@ _STAMPED: Final = (
     INCIDENTS_NAME,
     LATCHES_NAME,
     CHECKPOINTS_NAME,
+    RANKS_NAME,
 )
 
 
@@ -227,4 +230,11 @@ def _looks_same(before: RunSummary, now: RunSummary) -> bool:
 
 
 def _stamps_of(directory: Path) -> Stamps:
-    return stamps_in(directory, _STAMPED)
+    """Return the stamps of the files of a run, and of those of its ranks."""
+    own = stamps_in(directory, _STAMPED)
+    if own[_STAMPED.index(RANKS_NAME)] is None:
+        return own
+    with suppress(OSError):
+        for folder in rank_folders(directory).values():
+            own = *own, *stamps_in(folder, _STAMPED)
+    return own

@@ -36,6 +36,7 @@ class FirstSighting:
     reproduced: bool = True  # False: its phase was repeated, and it was never seen again
     planted: bool = False  # caused by drills only
     rank: int | None = None  # the rank that saw it, counted from 0; None in a run of one process
+    began_here: bool = False  # whether this rank found the operation in which it began
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Evidence:
     # Of several ranks; the counts above are then those of the rank with the most.
     first_rank: int | None = None  # that saw it first; None in a run of one process
     other_ranks: tuple[int, ...] = ()  # that saw it, too
+    began_here: bool = False  # whether the first rank found the operation in which it began
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ from esper.watching.finding.rerun import (
 )
 from esper.watching.finding.source import add_sources
 from esper.watching.finding.steps_left_out import StepsLeftOut
+from esper.watching.finding.without_partners import possible_ones
 from esper.watching.guard import Guard
 from esper.watching.looks import kinds_of
 from esper.watching.parts import Part
@@ -159,6 +160,7 @@ class Explainer:
         # A loop that steps several optimizers began before the last step.
         rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
         repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
+        repetitions = possible_ones(repetitions, optimizer, minibatch.outputs)
         found = evidence(masks_last(variables))
         look = look_of(found)
         if explained and look in explained:
@@ -214,7 +216,7 @@ class Explainer:
         reason = "when it was repeated, it was finite"
         own = [parameter for model in self._models for parameter in model.parameters()]
         try:
-            if never := self.apart.why_never():
+            if never := self.apart.why_never(has_library=True):
                 raise CannotRunAgainError(never)
             if any(one._post_accumulate_grad_hooks for one in own):
                 raise CannotRunAgainError("the backward pass steps the optimizer itself")
@@ -336,7 +338,7 @@ class Explainer:
                 found = as_it_began(found, operation, self._owners)
                 line = loop_line_of(operation) or line_on_stack(frames, operation)
                 return Explanation(found, origin, line, "", function, is_reproduced)
-            reasons.append(why_no_origin(run.error if is_cut_short else None))
+            reasons.append(why_no_origin(run.error if is_cut_short else None, found))
         reason = self.apart.why_never() or next(iter(reasons))
         return Explanation(found, why_no_origin=reason, is_reproduced=is_reproduced)
 

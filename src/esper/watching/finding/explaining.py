@@ -29,6 +29,7 @@ from esper.watching.finding.rerun import (
     has_loop,
 )
 from esper.watching.finding.steps_left_out import StepsLeftOut
+from esper.watching.finding.without_partners import FROM_ANOTHER_RANK, is_from_partner
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.looks import is_finite, kinds_of
 from esper.watching.parts import Part, bad_rows
@@ -376,8 +377,15 @@ def line_on_stack(frames: Sequence[FrameType], operation: Operation) -> str:
     return source_line(loop.f_code.co_filename, loop.f_lineno)
 
 
-def why_no_origin(error: Exception | None) -> str:
-    """Return why a second run shows no origin, given the exception that cut it short."""
+def why_no_origin(error: Exception | None, found: Sequence[Found] = ()) -> str:
+    """Return why a second run shows no origin.
+
+    Args:
+        error: the exception that cut it short; None if there was none.
+        found: what was not finite in the first run.
+    """
+    if error is None and found and is_from_partner(found):
+        return FROM_ANOTHER_RANK
     if error is None:
         return "when it was repeated, it was finite"
     first_line = str(error).partition("\n")[0]

@@ -5,12 +5,14 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from esper.watching.finding.without_partners import without_partners
 
 #: Attributes of every module; parameters, buffers and modes are restored separately.
 _OF_MODULES: Final = frozenset(vars(nn.Module()))
@@ -56,6 +58,9 @@ def everything_put_back(
         models: the trained models.
         variables: variables of the loop's frame, including generators and objects with attributes.
         rng: state of torch's generator to start from; None to use the current state.
+
+    Raises:
+        CannotRunAgainError: other processes would have had to take part.
     """
     variables = [each for each in variables if _can_be_asked(each)]
     modules = list({id(m): m for model in models for m in model.modules()}.values())
@@ -97,7 +102,8 @@ def everything_put_back(
                     for name, value in attributes.items()
                 }
             )
-        yield
+        with without_partners():
+            yield
     finally:
         with ExitStack() as back:  # restore everything, even if one callback fails
             for parameter, gradient in gradients:
@@ -142,7 +148,7 @@ def _open_autocasts() -> Iterator[torch.autocast]:
         for value in filter(_can_be_asked, list(frame.f_locals.values())):
             if isinstance(value, torch.autocast):
                 yield value
-            elif _has_attributes(value):
+            elif _has_attributes(value) and not isinstance(value, ModuleType):
                 yield from (one for one in vars(value).values() if isinstance(one, torch.autocast))
         frame = frame.f_back
 

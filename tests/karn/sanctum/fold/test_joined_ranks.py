@@ -147,6 +147,28 @@ def test_the_first_out_is_what_a_rank_computed_itself(payloads, fold_events):
     assert (gradient.first_rank, gradient.other_ranks) == (0, (1,))
 
 
+def test_of_ranks_that_share_a_bad_gradient_it_began_where_its_operation_is_known(
+    payloads, fold_events
+):
+    seen = payloads.sighting(head=SHARED, quantity="gradient", kind="nan", minibatch=5)
+    known = IncidentOrigin(operation="aten.div", phase="backward", cause="of a test")
+
+    def snapshot(rank, origin):
+        incident = IncidentRecorded(
+            update=2, number=1, path="", size=0, origin=origin, sightings=[seen]
+        )
+        start = payloads.start(rank=rank, world_size=2)
+        return fold_events(payloads.events(start, incident))
+
+    run = joined_snapshot({0: snapshot(0, None), 1: snapshot(1, known)})
+
+    assert [one.rank for one in run.tamiyo.first] == [1]
+    (row,) = run.tamiyo.evidence
+    assert (row.first_rank, row.other_ranks) == (1, (0,))
+    (incident,) = run.incidents
+    assert (incident.rank, incident.also_in, incident.origin) == (1, (0,), known)
+
+
 def test_faults_of_different_minibatches_are_incidents_of_their_own(payloads, fold_events):
     def snapshot(rank, minibatch, path):
         seen = payloads.sighting(head="op", kind="nan", minibatch=minibatch)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from esper.karn.reports.health import health_as_json, read_health
-from esper.karn.reports.run_catalogue import list_runs
+from esper.karn.reports.run_catalogue import RunCatalogue, list_runs
 from esper.karn.sanctum.cockpit.observer import read_view
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.frame.run_header import render_header
@@ -175,6 +175,21 @@ def test_ranks_that_come_later_are_found_and_an_unchanged_run_is_not_drawn_again
     again = follower.poll(time.time())
     assert again.snapshot is follower.poll(time.time()).snapshot
     follower.close()
+
+
+def test_a_list_of_runs_reads_a_run_again_whose_rank_has_changed(run, write, payloads):
+    for rank in range(WORLD):
+        write(rank)
+    catalogue = RunCatalogue(run.parent)
+    (before,) = catalogue.look(time.time()).runs
+    assert not before.is_lit
+
+    with RunWriter(run / "ranks" / "002") as writer:
+        writer.emit(payloads.start(run_id=run.name, rank=2, world_size=WORLD))
+        writer.emit(payloads.broken_update(4, "op", "nan"), durable=True)
+        writer.emit(payloads.finish(), durable=True)
+    (after,) = catalogue.look(time.time()).runs
+    assert (after.first_light.rank, after.first_light.name) == (2, "op")
 
 
 def test_fewer_ranks_after_a_restart_are_not_waited_for(run, write, payloads):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from esper.karn.sanctum.fold.ranks.one_per_fault import fault_place
 from esper.karn.sanctum.schema import IncidentState
 from esper.leyline.files.incident_files import INCIDENTS_NAME, Incident
-from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
+from esper.leyline.telemetry import IncidentOrigin, IncidentRecorded, NonfiniteSighting
 
 #: Maximum number of listed incidents; those without a capsule are dropped first, then the oldest.
 INCIDENTS_KEPT: Final = 256
@@ -52,7 +52,7 @@ class IncidentLedger:
             payload.reason,
             payload.origin,
             payload.no_origin,
-            **_place_in(payload.sightings),
+            **_place_in(payload.sightings, payload.origin),
         )
         if len(self._newest) > INCIDENTS_KEPT:
             without = (number for number, one in self._newest.items() if not one.path)
@@ -104,7 +104,7 @@ def _with_origin(incident: IncidentState, recorded: IncidentState) -> IncidentSt
         no_origin=recorded.no_origin,
         phase=incident.phase or recorded.phase,
         minibatch=incident.minibatch or recorded.minibatch,
-        is_spread=incident.is_spread or recorded.is_spread,
+        is_spread=recorded.origin is None and (incident.is_spread or recorded.is_spread),
     )
 
 
@@ -120,9 +120,11 @@ def _state_of(capsule: Incident, update: int) -> IncidentState:
     )
 
 
-def _place_in(sightings: Sequence[NonfiniteSighting]) -> dict[str, Any]:
+def _place_in(
+    sightings: Sequence[NonfiniteSighting], origin: IncidentOrigin | None = None
+) -> dict[str, Any]:
     """Return the fields of an incident that say where in its update it was seen first."""
-    place = fault_place(sightings)
+    place = fault_place(sightings, origin)
     return {"phase": place.phase, "minibatch": place.minibatch, "is_spread": place.is_spread}
 
 

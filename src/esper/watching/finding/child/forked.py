@@ -31,6 +31,7 @@ from esper.watching.finding.child.isolation import REFUSED, cut_off
 from esper.watching.finding.child.private_memory import SharedMemoryError, make_memory_private
 from esper.watching.finding.child.sending import packed, sendable, unpacked
 from esper.watching.finding.explaining import Explanation
+from esper.watching.finding.without_partners import computes_alone, has_partners
 from esper.watching.guard import Guard
 
 #: Seconds after which a child is killed, because its second run may wait forever.
@@ -61,13 +62,16 @@ class Apart:
         self.not_again = ""
         self.failures: list[Exception] | None = None
 
-    def why_never(self) -> str:
-        """Return why no minibatch of any loop is repeated; empty if repetition is possible."""
+    def why_never(self, *, has_library: bool = False) -> str:
+        """Return why no minibatch of any loop is repeated; empty if repetition is possible.
+
+        Args:
+            has_library: whether code of a library around the minibatch is repeated, too.
+        """
         if self._is_off:
             return "repeating a minibatch is switched off"
         # Collective calls of a second run would block, or be matched with another step's calls.
-        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if is_distributed and torch.distributed.get_world_size() > 1:
+        if has_partners() and (has_library or not computes_alone(self._models)):
             return "training runs in several processes, and a second run would break their order"
         return self.not_again
 

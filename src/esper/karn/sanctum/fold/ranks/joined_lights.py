@@ -12,21 +12,37 @@ from typing import Any
 
 from esper.karn.sanctum.fold.evidence import ROWS_KEPT
 from esper.karn.sanctum.fold.latches import moment
-from esper.karn.sanctum.fold.ranks.one_per_fault import SHARED_BY_RANKS
-from esper.karn.sanctum.schema import Evidence, FirstSighting, TamiyoState
+from esper.karn.sanctum.schema import Evidence, FirstSighting, IncidentState, TamiyoState
 from esper.karn.store.sightings import is_repeated, phase_rank, step_in_phase
-from esper.leyline.quantities import causal_rank
+from esper.leyline.quantities import SHARED_BY_RANKS, causal_rank
 from esper.leyline.telemetry import GROUPS
 
 _Key = tuple[Any, ...]
 
 
-def of_rank(tamiyo: TamiyoState, rank: int) -> TamiyoState:
-    """Return the lights of one rank, with its number on each sighting."""
+def of_rank(tamiyo: TamiyoState, rank: int, incidents: Sequence[IncidentState] = ()) -> TamiyoState:
+    """Return the lights of one rank, with its number on each sighting.
+
+    Args:
+        tamiyo: its lights.
+        rank: its number.
+        incidents: its incidents. What began in an operation of this rank did not come from others.
+    """
+    born = {(one.update, one.phase, one.minibatch) for one in incidents if one.origin is not None}
     return replace(
         tamiyo,
-        first=tuple(replace(seen, rank=rank) for seen in tamiyo.first),
-        evidence=tuple(replace(row, first_rank=rank) for row in tamiyo.evidence),
+        first=tuple(
+            replace(seen, rank=rank, began_here=(seen.update, seen.phase, seen.minibatch) in born)
+            for seen in tamiyo.first
+        ),
+        evidence=tuple(
+            replace(
+                row,
+                first_rank=rank,
+                began_here=(row.first_update, row.first_phase, row.first_minibatch) in born,
+            )
+            for row in tamiyo.evidence
+        ),
     )
 
 
@@ -81,7 +97,7 @@ def _joined_first(
 def _when(seen: FirstSighting) -> _Key:
     """Return a key that sorts sightings of all ranks by time."""
     update, phase, name, epoch, minibatch, step, *rest = moment(seen)
-    is_shared = seen.quantity in SHARED_BY_RANKS
+    is_shared = seen.quantity in SHARED_BY_RANKS and not seen.began_here
     return update, phase, name, epoch, minibatch, step, is_shared, *rest, _number(seen.rank)
 
 
@@ -133,7 +149,7 @@ def _began(row: Evidence) -> _Key:
         row.first_epoch,
         row.first_minibatch,
         step_in_phase(row.first_phase, row.first_step),
-        row.quantity in SHARED_BY_RANKS,
+        row.quantity in SHARED_BY_RANKS and not row.began_here,
         causal_rank(row.quantity),
         _number(row.first_step),
         _number(row.first_host),

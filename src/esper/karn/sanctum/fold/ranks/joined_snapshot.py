@@ -40,8 +40,10 @@ def joined_snapshot(snapshots: Mapping[int, SanctumSnapshot]) -> SanctumSnapshot
         base,
         run=_run(base.run, {rank: snapshots[rank].run for rank in ranks}),
         tamiyo=joined_lights(
-            [of_rank(base.tamiyo, started[0])]
-            + [of_rank(snapshots[rank].tamiyo, rank) for rank in ranks if rank != started[0]]
+            [
+                of_rank(snapshots[rank].tamiyo, rank, snapshots[rank].incidents)
+                for rank in (started[0], *(one for one in ranks if one != started[0]))
+            ]
         ),
         training=_training(base.training, [one.training for one in states]),
         interventions=_interventions([one.interventions for one in states], states, incidents),

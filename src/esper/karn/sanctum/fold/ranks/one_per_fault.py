@@ -6,12 +6,10 @@ that it computed itself. Gradients, weights and moments are equal in all ranks, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from esper.leyline.telemetry import NonfiniteSighting
-
-#: Quantities that ranks share, so that a fault of one rank appears in all.
-SHARED_BY_RANKS: Final = frozenset({"gradient", "parameters", "moments"})
+from esper.leyline.quantities import SHARED_BY_RANKS
+from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 
 _T = TypeVar("_T")
 
@@ -31,15 +29,19 @@ class FaultPlace:
     is_spread: bool
 
 
-def fault_place(sightings: Sequence[NonfiniteSighting]) -> FaultPlace:
-    """Return the place of an incident's first sighting in its update.
+def fault_place(
+    sightings: Sequence[NonfiniteSighting], origin: IncidentOrigin | None = None
+) -> FaultPlace:
+    """Return the place in its update where an incident was seen first.
 
     Args:
-        sightings: the incident's sightings, causes first; empty if unknown.
+        sightings: the findings of the incident, causes first; empty if unknown.
+        origin: the operation in which it began, if this rank found it: then it began here.
     """
     if not sightings:
         return FaultPlace("", 0, is_spread=False)
-    is_spread = all(seen.quantity in SHARED_BY_RANKS for seen in sightings)
+    is_shared = all(seen.quantity in SHARED_BY_RANKS for seen in sightings)
+    is_spread = is_shared and origin is None
     return FaultPlace(sightings[0].phase, sightings[0].minibatch, is_spread)
 
 
