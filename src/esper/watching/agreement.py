@@ -95,6 +95,11 @@ class Reaction:
             return self._agreement.ask(is_bad=is_bad_here)
         return is_bad_here
 
+    @property
+    def changes_steps(self) -> bool:
+        """Whether a bad step is not taken."""
+        return self._on_nonfinite != "report"
+
     def to_step(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Skip a bad step or end training, as set; None if there is no optimizer step."""
         others = () if self._agreement is None else self._agreement.others
