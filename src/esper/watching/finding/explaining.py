@@ -321,6 +321,7 @@ def traced(
         recorder=recorder,
         callers=CALLERS,
         masks_by_value=True,
+        names_arrays=True,
         called_from=called_from,
     )
     for model in models[1:]:
