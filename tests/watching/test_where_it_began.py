@@ -313,3 +313,28 @@ def test_a_number_in_the_code_is_a_constant(gaussian):
             optimizer.step()
 
     assert origin(watch).cause == "a constant of the program: other is nan"
+
+
+@pytest.mark.parametrize("handled", ["by the watch", "by the loop's own function"])
+def test_an_exception_in_the_frame_that_handles_it_has_its_place(handled):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch([model], [optimizer])
+    try:
+        with watch if handled == "by the watch" else contextlib.nullcontext():
+            for number in range(3):
+                x = torch.randn(8, 4)
+                scale = x.abs().mean() * (number != 2)
+                z = x / scale - x / scale.clamp(min=0.1)
+                loss = -Normal(model(z), torch.ones(2)).log_prob(torch.zeros(8, 2)).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    except ValueError as error:
+        watch.explain(error)
+    watch.close()
+
+    operation = origin(watch).operation
+    assert (operation.base, watch.failures) == ("div", 0)
+    assert operation.place.code.startswith("z = x / scale")

@@ -36,7 +36,7 @@ def tree_of(frame: FrameType) -> ast.Module:
     """
     try:
         if frame.f_code.co_name == "<module>":
-            lines, first = inspect.findsource(frame)[0], 1
+            lines, first = inspect.findsource(frame.f_code)[0], 1
         else:
             lines, first = inspect.getsourcelines(frame.f_code)
     except (OSError, TypeError):
