@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from esper.watching.watch import NonfiniteHalt, Watch
+from esper.watching.agreement import NonfiniteHalt
+from esper.watching.watch import Watch
 
 
 class Sam(torch.optim.Optimizer):

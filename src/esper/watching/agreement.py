@@ -14,6 +14,10 @@ from esper.watching.guard import Guard
 OnNonfinite = Literal["report", "skip", "halt"]
 
 
+class NonfiniteHalt(SystemExit):
+    """Ends the process with exit code 3 because of a non-finite value."""
+
+
 class Agreement:
     """Decides together with all ranks whether the next optimizer step is bad.
 

@@ -129,6 +129,10 @@ class UpdateRecord:
         if self.steps == 1:
             self.first_step_at = time.monotonic()
 
+    def add_learning_time(self, since: float) -> None:
+        """Add the time since a moment on the monotonic clock."""
+        self.update_seconds = (self.update_seconds or 0.0) + time.monotonic() - since
+
     def forget_steps(self) -> None:
         """Begin to count steps again: those before were none."""
         self.steps = self.norms = 0
