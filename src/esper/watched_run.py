@@ -4,7 +4,7 @@ import functools
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +93,7 @@ def watch(
             "report", otherwise "step".
         replay: "auto" repeats a bad minibatch immediately to find the operation; "model" repeats
             only the call of the model, never the training loop; "off" repeats nothing.
-        config: training settings to record.
+        config: training settings to record: numbers, strings, and lists or dictionaries of these.
         finds_updates: whether to detect updates by the change from acting to learning, or by time;
             False if each update is ended by `Watch.update`.
         continues: the state of an ended run to continue (`RunRecorder.continued`); None for a new
@@ -101,7 +101,7 @@ def watch(
 
     Raises:
         HeadsError: heads or groups do not fit the model.
-        WatchError: `model` cannot be watched, or an option has an unknown value.
+        WatchError: `model` cannot be watched, or an option has a wrong value.
         RanksError: several processes train together, and cannot agree on their run.
         UnwritableRunError: the run cannot be written; it is a `WatchError`.
         RunPathError: the path of the run's directory would be too long.
@@ -114,6 +114,7 @@ def watch(
             f"on_nonfinite={on_nonfinite!r} needs when='step': with when='update', a bad step is "
             "detected only after it was taken"
         )
+    settings = _checked({} if config is None else config)
     subject = _subject(model, optimizer, heads, output_layer)
     device = next(subject.models[0].parameters(), torch.empty(0)).device
     rank, agreement = own_rank(), None
@@ -149,7 +150,7 @@ def watch(
         task=subject.task,
         device=str(device),
         seed=subject.seed,
-        config={**subject.config, **(config or {})},
+        config={**subject.config, **settings},
         on_nonfinite=on_nonfinite,
     )
     folder = None if run_dir is None else Path(run_dir)
@@ -256,8 +257,7 @@ def _subject(
     heads: Any,
     output_layer: nn.Module | None,
 ) -> Subject:
-    given_ones = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
-    optimizers = None if given_ones is None else [unwrapped(one) for one in given_ones]
+    optimizers = None if optimizer is None else _optimizers_in(optimizer)
     model = bare(model)
     known = model if isinstance(model, Subject) else subject_of(model)
     if known is None:
@@ -270,6 +270,43 @@ def _subject(
         return Subject(models, optimizers or (), heads, output_layer, why_not_rebuilt=_OWN_LOOP)
     given = {"optimizers": optimizers, "heads": heads, "output_layer": output_layer}
     return replace(known, **{key: value for key, value in given.items() if value is not None})
+
+
+def _optimizers_in(given: Any) -> list[torch.optim.Optimizer]:
+    """Return the optimizers that were given, without wrappers."""
+    is_several = isinstance(given, Iterable) and not isinstance(given, (str, Mapping))
+    optimizers = [unwrapped(one) for one in (given if is_several else [given])]
+    for one in optimizers:
+        if isinstance(one, type) or not hasattr(one, "register_step_pre_hook"):
+            raise WatchError(
+                f"optimizer must be a torch.optim.Optimizer or a list of them, not {_kind(one)}"
+            )
+    return optimizers
+
+
+def _checked(config: Any) -> dict[str, Any]:
+    """Return settings, after checking that all of them can be recorded."""
+    if not isinstance(config, Mapping):
+        advice = ": give vars(config)" if hasattr(config, "__dict__") else ""
+        raise WatchError(f"config must be a dictionary of settings, not {_kind(config)}{advice}")
+    for name, value in config.items():
+        try:
+            msgspec.json.encode({name: value})
+            msgspec.msgpack.encode({name: value})
+        except Exception as error:
+            inside = " with others in it" if isinstance(value, (list, tuple, Mapping)) else ""
+            raise WatchError(
+                f"config[{name!r}] cannot be recorded: it must be a number, a string, or a list or "
+                f"dictionary of these, not {_kind(value)}{inside}"
+            ) from error
+    return dict(config)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _wrap_update(watched: Watch, subject: Subject, owner: object, method: str) -> None:

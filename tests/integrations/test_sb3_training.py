@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from esper.integrations.sb3 import EsperCallback
-from esper.watching.watch import NonfiniteHalt
+from esper.watching.agreement import NonfiniteHalt
 
 pytestmark = [
     pytest.mark.usefixtures("quiet_and_alone"),

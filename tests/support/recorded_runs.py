@@ -34,7 +34,8 @@ def train(folder, scale, *, autocast=False, watched=True, steps=4):
             with torch.no_grad():
                 model.scale.fill_(scale)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = nn.functional.cross_entropy(model(inputs), targets)
+            weights = torch.ones(1, 3).expand(8, 3)  # more elements than memory
+            loss = nn.functional.cross_entropy(model(inputs) * weights, targets)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

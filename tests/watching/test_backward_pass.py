@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from esper.watching.agreement import NonfiniteHalt
 from esper.watching.finding.child import forked
-from esper.watching.watch import NonfiniteHalt, Watch
+from esper.watching.watch import Watch
 
 NAN = torch.nan
 

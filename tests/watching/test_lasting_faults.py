@@ -6,8 +6,9 @@ from gymnasium import spaces
 from torch import nn
 from torch.distributions import Normal
 
+from esper.watching.agreement import NonfiniteHalt
 from esper.watching.finding.child import forked
-from esper.watching.watch import NonfiniteHalt, Watch
+from esper.watching.watch import Watch
 
 UPDATES, STEPS, MINIBATCHES = 5, 4, 2
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad
 
+from esper.watching.agreement import NonfiniteHalt
 from esper.watching.hooks import OutputHook
-from esper.watching.watch import NonfiniteHalt, Watch
+from esper.watching.watch import Watch
 
 
 class Agent(nn.Module):

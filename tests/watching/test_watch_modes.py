@@ -102,6 +102,24 @@ class TestFlagsOnTheDevice:
         assert trouble.minibatch == 3
         assert "when='step'" in trouble.explanation.why_no_origin
 
+    @pytest.mark.parametrize("clips", [True, False])
+    def test_the_first_step_with_a_bad_gradient_is_named(self, policy, clips):
+        optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+        with Watch([policy], [optimizer], when="update", finds_updates=False) as watch:
+            for number in range(1, 4):
+                optimizer.zero_grad()
+                loss = policy(torch.randn(16, 4))[1].square().mean()
+                if number == 2:  # only the derivative is NaN
+                    loss = loss + (policy.critic.weight * 0).abs().sqrt().sum()
+                loss.backward()
+                if clips:
+                    clip_grad.clip_grad_norm_(policy.parameters(), 0.5)
+                optimizer.step()
+            watch.update()
+
+        (trouble,) = watch.troubles
+        assert trouble.minibatch == 2
+
     def test_what_breaks_in_all_heads_is_shared(self, policy):
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
         with Watch([policy], [optimizer], HEADS, when="update", finds_updates=False) as watch:
@@ -168,6 +186,25 @@ def test_a_nan_that_the_loss_scaler_would_hide_is_found(policy):
             scaler.update()
 
     assert found(watch) == [("steer", "parameters", "nan")]
+
+
+def test_a_step_that_the_loss_scaler_leaves_out_is_counted(policy):
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    records = []
+    with Watch([policy], [optimizer], HEADS, finds_updates=False) as watch:
+        watch.record_with(_Keeping(records))
+        for number in range(1, 6):
+            loss = loss_of(policy, torch.randn(16, 4), torch.ones(16))
+            if number in (1, 4):
+                loss = loss * (1e36 if number == 1 else torch.nan)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+
+    assert [trouble.minibatch for trouble in watch.troubles] == [4]
+    assert (records[0].steps, records[0].skipped, records[0].left_out) == (5, 2, 0)
 
 
 def test_two_clips_of_one_optimizer_are_both_looked_at(policy):

@@ -267,3 +267,74 @@ def test_a_custom_loop_reports_the_step_counters_of_a_bad_observation(gaussian):
 
     assert found(watch) == [("shared", "observations", "nan")]
     assert watch.troubles[0].explanation.counters == "global_step = 10, step = 5"
+
+
+@pytest.mark.parametrize("name", ["from_numpy", "as_tensor", "tensor", "list"])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_data_of_an_array_is_named(name, is_whole):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rows = np.random.default_rng(0).normal(size=(24, 4)).astype(np.float32)
+    rows[9 if not is_whole else slice(8, 16)] = np.nan
+    with Watch([model], [optimizer]) as watch:
+        for start in (0, 8, 16):
+            batch = rows[start : start + 8]
+            if name == "from_numpy":
+                loss = model(torch.from_numpy(batch)).square().mean()
+            elif name == "as_tensor":
+                loss = model(torch.as_tensor(batch)).square().mean()
+            elif name == "tensor":
+                loss = model(torch.tensor(batch)).square().mean()
+            else:
+                loss = model(torch.tensor(batch.tolist())).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    kind = "list" if name == "list" else "NumPy array"
+    made = "tensor" if name == "list" else name
+    cause = origin(watch).cause
+    element = "element [0, 0]" if is_whole else "element [1, 0]"
+    assert cause.startswith(
+        f"poisoned input: {element} of the {kind} given to torch.{made}(...) at "
+    )
+    assert "test_where_it_began.py:" in cause
+    assert watch.failures == 0
+
+
+def test_a_number_in_the_code_is_a_constant(gaussian):
+    optimizer = torch.optim.SGD(gaussian.parameters(), lr=0.1)
+    with Watch([gaussian], [optimizer]) as watch:
+        for _ in range(2):
+            loss = gaussian.critic(torch.ones(2, 4)).mean() * float("nan")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    assert origin(watch).cause == "a constant of the program: other is nan"
+
+
+@pytest.mark.parametrize("handled", ["by the watch", "by the loop's own function"])
+def test_an_exception_in_the_frame_that_handles_it_has_its_place(handled):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = Watch([model], [optimizer])
+    try:
+        with watch if handled == "by the watch" else contextlib.nullcontext():
+            for number in range(3):
+                x = torch.randn(8, 4)
+                scale = x.abs().mean() * (number != 2)
+                z = x / scale - x / scale.clamp(min=0.1)
+                loss = -Normal(model(z), torch.ones(2)).log_prob(torch.zeros(8, 2)).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    except ValueError as error:
+        watch.explain(error)
+    watch.close()
+
+    operation = origin(watch).operation
+    assert (operation.base, watch.failures) == ("div", 0)
+    assert operation.place.code.startswith("z = x / scale")

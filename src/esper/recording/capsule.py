@@ -23,6 +23,7 @@ from esper.simic.replay.incidents import (
     IncidentLedger,
     sighting_fields,
 )
+from esper.simic.torch_files import compacted
 from esper.watching.recorder import Trouble
 
 #: Maximum number of capsules that show nothing new, and limit in bytes of all capsules together.
@@ -126,7 +127,8 @@ class CapsuleKeeper:
         self._ledger.number = number - 1
         try:
             capsule = _capsule(trouble, self._contents_of(trouble), sightings, origin)
-            if sum(one.nbytes for one in _tensors([capsule.start, capsule.data])) > LARGEST:
+            written = compacted([capsule.start, capsule.data])
+            if sum(one.nbytes for one in _tensors(written)) > LARGEST:
                 raise CapsuleTooLargeError
             return self._ledger.record(capsule, sightings)
         except CapsuleTooLargeError:

@@ -7,6 +7,7 @@ torch is imported only to read or write a file, so that listing files does not n
 """
 
 import io
+import math
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 #: hundred.
 _MOST_VALUES = 1_000_000
 _DEEPEST = 32
+#: Maximum size in bytes of all expanded tensors in a file, as if each element had its own memory.
+_MOST_EXPANDED = 256 << 20
+#: Keys of the dictionary that stands for an expanded tensor.
+_COMPACT, _SHAPE = "compact tensor", "expanded to"
 
 
 class TorchFileError(EsperError, ValueError):
@@ -59,6 +64,75 @@ def saved(values: Any) -> bytes:
     return buffer.getvalue()
 
 
+def compacted(values: Any) -> Any:
+    """Return values in which no tensor has elements that share memory, so that they can be loaded.
+
+    An expanded tensor is replaced by its distinct elements and its shape; see `expanded`.
+
+    Args:
+        values: tensors and plain values.
+    """
+    import torch
+
+    if isinstance(values, dict):
+        return {key: compacted(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return type(values)([compacted(value) for value in values])
+    if not isinstance(values, torch.Tensor) or not _overlaps(values):
+        return values
+    own = values.detach()
+    for dimension, stride in enumerate(own.stride()):
+        if stride == 0:
+            own = own.narrow(dimension, 0, 1)
+    own = own.clone(memory_format=torch.contiguous_format)
+    is_expanded = own.shape != values.shape
+    return {_COMPACT: own, _SHAPE: list(values.shape)} if is_expanded else own
+
+
+def expanded(values: Any) -> Any:
+    """Return values with the expanded tensors that `compacted` replaced.
+
+    Args:
+        values: values of a file, as `load_values` returns them.
+
+    Raises:
+        TorchFileError: a shape is wrong, or all expanded tensors together would be too large.
+    """
+    return _expanded(values, [_MOST_EXPANDED])
+
+
+def _expanded(values: Any, left: list[int]) -> Any:
+    import torch
+
+    if isinstance(values, (list, tuple)):
+        return type(values)([_expanded(value, left) for value in values])
+    if not isinstance(values, dict):
+        return values
+    if values.keys() != {_COMPACT, _SHAPE}:
+        return {key: _expanded(value, left) for key, value in values.items()}
+    own, shape = values[_COMPACT], values[_SHAPE]
+    is_shape = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
+    if not isinstance(own, torch.Tensor) or not is_shape or len(shape) != own.dim():
+        raise TorchFileError("it has an expanded tensor without a valid shape")
+    if any(size not in (1, new) for size, new in zip(own.shape, shape, strict=True)):
+        raise TorchFileError("it has an expanded tensor whose shape does not fit its elements")
+    left[0] -= math.prod(shape) * own.element_size()
+    if left[0] < 0:
+        raise TorchFileError(
+            f"its expanded tensors would need more than {_MOST_EXPANDED >> 20} MiB"
+        )
+    return own.expand(shape)
+
+
+def _overlaps(tensor: "torch.Tensor") -> bool:
+    """Return whether a tensor has more elements than its memory holds."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return False
+    return tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+
+
 def _check_archive(data: bytes | memoryview) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -95,7 +169,7 @@ def _check_tensor(tensor: "torch.Tensor") -> None:
     is_plain = tensor.layout == torch.strided and not tensor.is_quantized
     if not is_plain or tensor.device.type == "meta":
         raise TorchFileError("it has a tensor that is quantized, sparse or on the meta device")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    if _overlaps(tensor):
         raise TorchFileError(
             f"it has a tensor of shape {tuple(tensor.shape)} whose elements overlap: it would need "
             "more memory than its own size"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from esper.tracing.operations import Operation, Poison, Scalar, TensorRange
+from esper.tracing.operations import CONSTANT, Operation, Poison, Scalar, TensorRange
 
 _PLANTING = "drill_hook.py"
 _PRODUCTS = frozenset(
@@ -58,7 +58,8 @@ def poisoned(poisons: Sequence[Poison]) -> str:
     sort = {
         "weight ": "poisoned weight: ",
         "optimizer ": "corrupted optimizer state: ",
-        "the constant ": "a constant of the program: ",
+        # A tensor without a name is an input: only a number is written in the code.
+        CONSTANT: "poisoned input: " if poison.index else "a constant of the program: ",
         "setting ": "poisoned setting: ",
     }
     text = str(poison)

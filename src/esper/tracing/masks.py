@@ -78,7 +78,7 @@ def masking(
         return as_sources
     if any(poison.kind != "-inf" for poison in poisons):
         return "no"
-    if base in _CHOOSING and all(one.name.startswith("the constant ") for one in poisons):
+    if base in _CHOOSING and all(one.is_unnamed for one in poisons):
         return "looks like"
     is_made = base in _FILLING
     is_made = is_made or (not call.broken and _is_log_of_flags(base, inputs))

@@ -16,6 +16,10 @@ _SOFTMAXES: Final = (
     *("softmax", "log_softmax", "logsumexp", "safe_softmax", "sparse_softmax", "logcumsumexp"),
     *("masked_softmax", "scaled_dot_product", "efficient_attention", "flash_attention"),
 )
+#: What the names of poisons begin with that are no known tensor.
+CONSTANT: Final = "the constant "
+ARRAY: Final = "the NumPy array given to "
+LIST: Final = "the list given to "
 #: Maximum number of characters kept of a source line.
 LONGEST_LINE = 400
 
@@ -115,8 +119,15 @@ class Poison:
     index: tuple[int, ...]  # index of the first wrong value; empty for a number
     kind: str  # "nan", "+inf", "-inf", or "negative" where a value must not be negative
 
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether it is no known tensor or setting: a constant, or made of data by the code."""
+        return self.name.startswith((CONSTANT, ARRAY, LIST))
+
     def __str__(self) -> str:
         index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
+        if index and self.name.startswith((ARRAY, LIST)):
+            return f"element {index} of {self.name}"
         return f"{self.name}{index}"
 
 
@@ -201,9 +212,15 @@ def poisons_of(
             yield Poison(name, (), value_kind(number))
 
 
-def constant(name: str, tensor: Tensor) -> Poison:
-    """Return the first non-finite value of a constant tensor."""
-    return _poison(f"the constant {name}", ~tensor.isfinite(), tensor)
+def constant(name: str, tensor: Tensor, array: str = "") -> Poison:
+    """Return the first non-finite value of a tensor that has no name, or a number.
+
+    Args:
+        name: name of the argument of the operation.
+        tensor: its value.
+        array: name of the data of which a tensor is being made; empty otherwise.
+    """
+    return _poison(array or f"{CONSTANT}{name}", ~tensor.isfinite(), tensor)
 
 
 def _poison(name: str, is_wrong: Tensor, tensor: Tensor) -> Poison:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from esper.tracing.arrays import ArraysNamed
 from esper.tracing.attribution import ALLOCATIONS, feeding, is_poison, value_at
 from esper.tracing.dispatched_call import (
     DispatchedCall,
@@ -69,6 +70,7 @@ class OperationTracer(TorchDispatchMode):
         callers: number of the lines that are remembered around an operation's own, at most.
         masks_by_value: whether a tensor of 0 and -inf may be a mask.
         called_from: source file whose callers had nothing to do with the operations.
+        names_arrays: whether tensors that the code makes of arrays and lists are named.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class OperationTracer(TorchDispatchMode):
         callers: int = 0,
         masks_by_value: bool = False,
         called_from: str = "",
+        names_arrays: bool = False,
     ) -> None:
         super().__init__()
         self._parts = parts
@@ -113,9 +116,18 @@ class OperationTracer(TorchDispatchMode):
         self._forward: dict[int, tuple[Place, str]] = {}
         self._named: set[int] = set()  # modules, by id
         self._hooks: list[Any] = []
+        self._names_arrays = names_arrays
+        self._arrays = ArraysNamed(self._place, self._name_array)
         self.name_modules(model, model_name)
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._names_arrays:
+            self._arrays.open()
+        return self
+
     def __exit__(self, *error: object) -> None:
+        self._arrays.close()
         super().__exit__(*error)
         for hook in self._hooks:
             hook.remove()
@@ -136,6 +148,11 @@ class OperationTracer(TorchDispatchMode):
         self.poisons += poisons
         self._poison_of |= {poison.name: poison for poison in poisons}
         self._known.add(inputs)
+
+    def _name_array(self, name: str, tensor: Tensor) -> None:
+        """Name a tensor made of an array, if it has no name, and no operation made it."""
+        if not (self.makers(tensor) or is_finite(tensor) or self._known.name_of_equal(tensor)):
+            self.name_inputs({name: tensor})
 
     def makers(self, tensor: Tensor) -> tuple[Operation, ...]:
         """Return the operations that produced the non-finite values of a tensor, newest last."""
@@ -224,7 +241,7 @@ class OperationTracer(TorchDispatchMode):
         poisons = (
             *(
                 self._poison_of.get(self._name(original) or self._known.name_of_equal(value))
-                or constant(argument, value)
+                or constant(argument, value, self._arrays.current)
                 for argument, original, value in fed
                 if not call.sources[argument]
             ),

@@ -14,6 +14,10 @@ from esper.watching.guard import Guard
 OnNonfinite = Literal["report", "skip", "halt"]
 
 
+class NonfiniteHalt(SystemExit):
+    """Ends the process with exit code 3 because of a non-finite value."""
+
+
 class Agreement:
     """Decides together with all ranks whether the next optimizer step is bad.
 
@@ -94,6 +98,11 @@ class Reaction:
         with self._guard:  # another rank may have ended, which training detects itself
             return self._agreement.ask(is_bad=is_bad_here)
         return is_bad_here
+
+    @property
+    def changes_steps(self) -> bool:
+        """Whether a bad step is not taken."""
+        return self._on_nonfinite != "report"
 
     def to_step(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Skip a bad step or end training, as set; None if there is no optimizer step."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from esper.leyline.text.sighting_words import nonfinite_kind
+from esper.watching.heads import Head, output_width
+from esper.watching.parts import Part, device_of
 from esper.watching.shards import local
 
 #: Kinds of non-finite values, in the order of the rows of the flags.
@@ -26,6 +28,13 @@ class DeviceFlags:
         parameters: number of parameters.
         device: of the flags.
     """
+
+    @classmethod
+    def of(cls, heads: Sequence[Head], parts: Sequence[Part]) -> "DeviceFlags":
+        """Return flags for the output layer of some heads, and all parameters."""
+        is_vocabulary = sum(head.columns is not None for head in heads) == 1  # noted as a whole
+        width = 1 if is_vocabulary else output_width(heads)
+        return cls(width, len(parts), device_of(parts))
 
     def __init__(self, columns: int, parameters: int, device: torch.device) -> None:
         self._columns = torch.zeros(len(KINDS), columns, dtype=torch.int32, device=device)

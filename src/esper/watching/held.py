@@ -37,6 +37,10 @@ class HeldMinibatch:
     is_explained: bool = False
     is_scaled: bool = False
 
+    def forget_gradients(self) -> None:
+        """Forget what is known of the gradients and their loss: others take their place."""
+        self.clips, self.gradients, self.bad_loss = [], None, ""
+
     def bad_results(self) -> tuple[Found, ...]:
         """Return the first non-finite result. This synchronises with the device once."""
         if not self.results:
@@ -65,6 +69,11 @@ class HeldMinibatch:
         if not norms:
             return None
         return norms[0].item() if len(norms) == 1 else math.hypot(*(one.item() for one in norms))
+
+    def is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether a loss scaler skips this step because of non-finite gradients."""
+        found = getattr(optimizer, "found_inf", None)
+        return self.is_scaled or (isinstance(found, Tensor) and bool(found.any()))
 
     def gradients_of(self, parts: Sequence[Part]) -> list[Tensor | None]:
         """Return the gradient of each part, before clipping if a norm was not finite."""

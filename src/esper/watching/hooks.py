@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -13,6 +13,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
+
+#: A function that computes the gradients of a step inside of it, and returns the loss.
+Closure = Callable[[], Any]
 
 
 class Listener(Protocol):
@@ -32,10 +35,12 @@ class Listener(Protocol):
     def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether an optimizer trains what is watched."""
 
-    def on_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Handle the start of an optimizer step."""
+    def on_step(
+        self, optimizer: torch.optim.Optimizer, closure: Closure | None = None
+    ) -> Closure | None:
+        """Handle the start of an optimizer step; return what it calls instead of a closure."""
 
-    def on_step_over(self) -> None:
+    def on_step_over(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Handle the end of an optimizer step."""
 
     def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
@@ -182,6 +187,34 @@ def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+class OwnOptimizers:
+    """Decides whether an optimizer trains what is watched.
+
+    Args:
+        given: the optimizers given by the user; the caller keeps them alive.
+        parameters: the ids of the watched parameters, by which other optimizers are recognised.
+    """
+
+    def __init__(self, given: Iterable[torch.optim.Optimizer], parameters: set[int]) -> None:
+        self._given = set(map(id, given))
+        self._parameters = parameters
+        # With the size of its groups when that was found out.
+        self._known: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[list[int], bool]]
+        self._known = weakref.WeakKeyDictionary()
+
+    def has(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Return whether an optimizer trains what is watched."""
+        if id(optimizer) in self._given:
+            return True
+        groups = optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        known = self._known.get(optimizer)
+        if known is None or known[0] != sizes:
+            is_own = any(id(p) in self._parameters for group in groups for p in group["params"])
+            known = self._known[optimizer] = (sizes, is_own)
+        return known[1]
+
+
 def bare(model: Any) -> Any:
     """Return the model inside of wrappers that train it in several processes or on several devices.
 
@@ -192,15 +225,40 @@ def bare(model: Any) -> Any:
     return model
 
 
+def closure_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Closure | None:
+    """Return the closure among the arguments of a step, of which the first is the optimizer."""
+    closure = args[1] if len(args) > 1 else kwargs.get("closure")
+    return closure if callable(closure) else None
+
+
+def with_closure(
+    args: tuple[Any, ...], kwargs: dict[str, Any], closure: Closure
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a step with another closure."""
+    if len(args) > 1:
+        return (args[0], closure, *args[2:]), kwargs
+    return args, {**kwargs, "closure": closure}
+
+
 def hook_steps(
     optimizers: Iterable[torch.optim.Optimizer],
-    before: Callable[[torch.optim.Optimizer], None],
+    before: Callable[[torch.optim.Optimizer, Closure | None], Closure | None],
     after: Callable[[torch.optim.Optimizer], None],
 ) -> list[RemovableHandle]:
-    """Call back before and after each step of some optimizers; of all if none is given."""
+    """Call back before and after each step of some optimizers; of all if none is given.
 
-    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        before(optimizer)
+    Args:
+        optimizers: the optimizers.
+        before: is given the closure of the step, and returns what the step calls instead.
+        after: is called where the step is over.
+    """
+
+    def before_step(
+        optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        closure = closure_in(args, kwargs)
+        other = before(optimizer, closure)
+        return None if other is None or other is closure else with_closure(args, kwargs, other)
 
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         after(optimizer)
@@ -257,13 +315,14 @@ class TrainingHooks:
             if (listener := own()) is not None:
                 listener.on_clip(parameters, norm)
 
-        def before(optimizer: torch.optim.Optimizer) -> None:
+        def before(optimizer: torch.optim.Optimizer, closure: Closure | None) -> Closure | None:
             if (listener := own()) is not None and listener.is_mine(optimizer):
-                listener.on_step(optimizer)
+                return listener.on_step(optimizer, closure)
+            return closure
 
         def after(optimizer: torch.optim.Optimizer) -> None:
             if (listener := own()) is not None and listener.is_mine(optimizer):
-                listener.on_step_over()
+                listener.on_step_over(optimizer)
 
         def left_out(optimizer: torch.optim.Optimizer) -> None:
             if (listener := own()) is not None and listener.is_mine(optimizer):

@@ -93,6 +93,7 @@ class Incidents:
         *,
         outputs: Sequence[Any] = (),
         rngs: Sequence[torch.Tensor] = (),
+        closure_rng: torch.Tensor | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         only_if_found: bool = False,
         only_if_harmful: bool = False,
@@ -107,6 +108,8 @@ class Incidents:
             phase: "acting" or "update".
             outputs: input and output of each call of the output layer.
             rngs: states of the random generator after the last steps, newest first.
+            closure_rng: state of the random generator before the last call of the step's closure;
+                None if there was none.
             optimizer: the optimizer about to step; None if there is none.
             only_if_found: report nothing if no non-finite tensor is found.
             only_if_harmful: report nothing that a too large loss scale explains.
@@ -119,7 +122,8 @@ class Incidents:
         self.acting_is_explained |= phase == "acting"
         norms = tuple(norm for _, norm in held.clips)
         gradients = held.gradients_of(self._parts)
-        minibatch = Minibatch(list(outputs), gradients, tuple(rngs), norms, held.bad_loss)
+        values = list(outputs), gradients, tuple(rngs), norms, held.bad_loss, closure_rng
+        minibatch = Minibatch(*values)
         before = {**self._known_before, **self._known}
         known = {look: one for (when, look), one in before.items() if look and when == phase}
         try:
@@ -139,9 +143,7 @@ class Incidents:
         )
         explanation = self.given.placed(explanation, phase)
         self._known[phase, explanation.first_look] = explanation
-        self._report(
-            record, explanation, phase, optimizer, is_repeat=is_repeat, is_harmless=is_harmless
-        )
+        self._report(record, explanation, phase, is_repeat=is_repeat, is_harmless=is_harmless)
 
     @_keeping_nothing
     def explain_held(
@@ -165,7 +167,7 @@ class Incidents:
         if explanation.found:  # a sum of finite values may overflow
             self._known["update", look] = explanation
             is_repeat = known is not None
-            self._report(record, explanation, "update", optimizer, is_repeat=is_repeat)
+            self._report(record, explanation, "update", is_repeat=is_repeat)
 
     def check(
         self, record: UpdateRecord, found: tuple[str, str], values: Any, made_by: str, phase: str
@@ -235,13 +237,12 @@ class Incidents:
         record: UpdateRecord,
         explanation: Explanation,
         phase: str,
-        optimizer: torch.optim.Optimizer | None,
         *,
         is_repeat: bool = False,
         is_harmless: bool = False,
     ) -> None:
         self.is_broken = _is_lasting(explanation.found)
-        minibatch = record.steps + (optimizer is None) if phase == "update" else 0
+        minibatch = record.minibatch if phase == "update" else 0
         if is_repeat:  # counted in its update, but not another incident
             again = Trouble(record.number, minibatch, phase, explanation, is_repeat=True)
             record.troubles.append(again)

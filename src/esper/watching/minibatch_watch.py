@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, Final, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +15,14 @@ from esper.leyline.telemetry import SHARED
 from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.watching.agreement import Reaction
 from esper.watching.backward_pass import NoOptimizer, OwnLosses, losses_in
+from esper.watching.closures import ClosureSteps
 from esper.watching.device_flags import DeviceFlags, ReadFlags
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.frames import frames_calling
 from esper.watching.finding.repeater import Repeater
 from esper.watching.guard import Guard
 from esper.watching.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.held import HeldMinibatch, without_gradients
+from esper.watching.hooks import Closure, OwnOptimizers
 from esper.watching.incidents import Incidents
 from esper.watching.looks import is_finite
 from esper.watching.owner_norms import OwnerNorms
@@ -68,6 +68,7 @@ class MinibatchWatch:
         is_updating: whether all calls currently belong to an update.
         last_optimizer: the optimizer of the last step; None before.
         std: check of standard deviations while acting.
+        is_mine: returns whether an optimizer trains what is watched.
     """
 
     def __init__(
@@ -92,10 +93,7 @@ class MinibatchWatch:
         self._parameters: list[Tensor] = [part.parameter for part in parts]
         self._ids = set(map(id, self._parameters))
         self._heads = heads
-        self._given = set(map(id, optimizers))  # the watch keeps them alive
-        # Whether an optimizer is its own, with the size of its groups when that was found out.
-        self._is_mine: WeakKeyDictionary[torch.optim.Optimizer, tuple[list[int], bool]]
-        self._is_mine = WeakKeyDictionary()
+        self.is_mine = OwnOptimizers(optimizers, self._ids).has
         self.std = StdLook(parts)
         self._masking = SelfMasking()
         self._explainer = explainer
@@ -123,7 +121,8 @@ class MinibatchWatch:
         self._owner_norms = OwnerNorms(parts)
         self._measured: Tensor | None = None  # by `_owner_norms`, in this update
         self._put_aside: list[tuple[Tensor, Tensor | None]] = []
-        self._first_step_at = 0.0
+        is_kept = reaction.changes_steps
+        self._closures = ClosureSteps(self._look_in_closure, guard, is_kept=is_kept)
         self._began = time.monotonic()  # the minibatch
         self._left_out = 0  # steps that a loss scaler left out
 
@@ -131,18 +130,6 @@ class MinibatchWatch:
         """Check a scalar of this minibatch, such as its loss, at the optimizer's step."""
         if self._flags is None and self._explainer.seen is None:
             self.held.results.append((owner, quantity, result.detach()))
-
-    def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether an optimizer trains what is watched."""
-        if id(optimizer) in self._given:
-            return True
-        groups = optimizer.param_groups
-        sizes = [len(group["params"]) for group in groups]
-        known = self._is_mine.get(optimizer)
-        if known is None or known[0] != sizes:
-            is_mine = any(id(p) in self._ids for group in groups for p in group["params"])
-            known = self._is_mine[optimizer] = (sizes, is_mine)
-        return known[1]
 
     def on_output(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -162,11 +149,11 @@ class MinibatchWatch:
         is_training = output.requires_grad
         self._note_call(is_training)
         if self._flags is not None:
-            self._flags.note_output(output, self.record.steps + 1)
+            self._flags.note_output(output, self.record.minibatch)
             self._masking.hold(call)
             if self.std.overflows and not is_training and not self.is_updating:
                 self.std.overflows = False
-                stack = list(frames_calling(sys._getframe(1)))
+                stack = self._closures.frames_calling(sys._getframe(1))
                 outputs = [(call.taken, output)]
                 self._explain(stack, "acting", outputs=outputs, only_if_found=True)
             return
@@ -187,7 +174,8 @@ class MinibatchWatch:
         has_infinite_std = phase == "acting" and self.std.has_infinite(self.record.number)
         if self.held.is_explained or not (is_bad or has_infinite_std):
             return
-        stack = [] if self._repeater is not None else list(frames_calling(sys._getframe(1)))
+        frame = sys._getframe(1)
+        stack = [] if self._repeater is not None else self._closures.frames_calling(frame)
         outputs = [(call.taken, output)]
         before = len(self.record.troubles)
         self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
@@ -242,6 +230,7 @@ class MinibatchWatch:
             is_alone = not self.has_optimizer and self._explainer.seen is None
             is_step = is_alone and self._own_losses.has_any(tensors)
             if is_step:
+                self._count_step(self._no_optimizer)
                 is_bad = self._look_at_step(self._no_optimizer, frame)
                 last = self.record.troubles[-1:]  # a scaled loss may overflow without any
                 is_bad = is_bad and any(one.minibatch == self.record.steps for one in last)
@@ -255,23 +244,39 @@ class MinibatchWatch:
                 self._explainer.seen.append(loss.detach())
         elif self._flags is not None:
             if self._own_losses.has(loss, frame):
-                self._flags.hold_loss(loss, self.record.steps + 1)
+                self._flags.hold_loss(loss, self.record.minibatch)
         elif not math.isfinite(
             value := local(loss.detach()).item()
         ) and self._own_losses.has_exactly(loss):
             self.held.bad_loss = self.held.bad_loss or nonfinite_kind(value) or ""
 
-    def on_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take note that an optimizer is about to step."""
-        if self._explainer.seen is not None:
-            return
-        if not self.has_optimizer:  # the backward passes before were no steps
-            self.has_optimizer = True
-            self.record.forget_steps()
+    def on_step(
+        self, optimizer: torch.optim.Optimizer, closure: Closure | None = None
+    ) -> Closure | None:
+        """Take note that an optimizer is about to step; return what it calls for its closure."""
+        frame = sys._getframe(1)
+        # Inside of another step: the step of an optimizer that the other one wraps.
+        if self._explainer.seen is not None or self._closures.is_inside(frame):
+            return closure
+        self._count_step(optimizer)
+        if closure is not None:
+            closure = self._closures.begin(optimizer, closure)
+        if closure is None or self._closures.has_new_gradients():
+            self._look_and_react(optimizer, frame)
+        return closure
+
+    def _look_in_closure(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
+        """Look at the gradients that a closure computed, before its optimizer uses them."""
+        if self._explainer.seen is None:
+            self._look_and_react(optimizer, frame)
+            self.held.forget_gradients()
+
+    def _look_and_react(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
         is_bad = False
         with self._guard:
-            is_bad = self._look_at_step(optimizer, sys._getframe(1))
+            is_bad = self._look_at_step(optimizer, frame)
         if self._reaction.is_bad(is_bad):
+            self._closures.put_back()
             self._reaction.to_step(optimizer)
 
     def leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int] = ()) -> None:
@@ -285,16 +290,22 @@ class MinibatchWatch:
         self.record.skipped += 1
         self.record.left_out += 1
         self._put_aside += without_gradients(optimizer)
+        self._closures.leave_out()
+
+    def _count_step(self, optimizer: torch.optim.Optimizer) -> None:
+        record = self.record
+        if optimizer is not self._no_optimizer:
+            self.last_optimizer = optimizer
+            if not self.has_optimizer:  # the backward passes before were no steps
+                self.has_optimizer = True
+                record.forget_steps()
+        record.begin_step()
 
     def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
         """Return whether this step would use a non-finite value."""
         record = self.record
-        record.steps += 1
         if record.steps == 1:
-            self._first_step_at = time.monotonic()
             self._measure_owners()
-        if optimizer is not self._no_optimizer:
-            self.last_optimizer = optimizer
         if self._flags is not None:
             if not self.held.clips:
                 self._note_gradients()
@@ -311,7 +322,8 @@ class MinibatchWatch:
             if held.bad_loss:
                 self._explain_loss(optimizer, frame)
             return False
-        if is_bad and not bad_results and self._is_skipped_by_scaler(optimizer):
+        if is_bad and not bad_results and held.is_skipped_by_scaler(optimizer):
+            record.skipped += 1
             with self._guard:
                 self._look_at_left_out(optimizer, frame)
             return False
@@ -323,7 +335,7 @@ class MinibatchWatch:
         is_norm_only = held.has_finite_gradients(self._parts, optimizer)
         with self._guard:  # if it cannot be explained, the step is bad all the same
             if not held.is_explained:
-                stack = list(frames_calling(frame))
+                stack = self._closures.frames_calling(frame)
                 # Gradients of a scaled loss may overflow before the scaler leaves their step out.
                 may_be_scaled = optimizer is self._no_optimizer and held.bad_loss != "nan"
                 self._explain(
@@ -339,23 +351,19 @@ class MinibatchWatch:
         """Explain, once per update, a loss that is not finite while its gradients are."""
         if self._loss_told != self.record.number and not self.held.is_explained:
             self._loss_told = self.record.number
-            stack = list(frames_calling(frame))
+            stack = self._closures.frames_calling(frame)
             with self._guard:
                 self._explain(stack, "update", optimizer=optimizer, is_harmless=True)
 
-    def _is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether a loss scaler skips this step because of non-finite gradients."""
-        if self.held.is_scaled:
-            self.record.skipped += 1
-            return True
-        found = getattr(optimizer, "found_inf", None)
-        return isinstance(found, Tensor) and bool(found.any())
-
     def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
         """Take note that a loss scaler left a step out."""
+        if self._explainer.seen is not None:
+            return
         with self._guard:
+            self._count_step(optimizer)
+            self.record.skipped += 1
             self._look_at_left_out(optimizer, frame)
-            self._begin_minibatch()
+        self.on_step_over()
 
     def _look_at_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
         """Check a step that a loss scaler skipped: it may be a real NaN, not a scale overflow."""
@@ -363,8 +371,9 @@ class MinibatchWatch:
         is_looked_at = self._left_out <= _LEFT_OUT or self._left_out.bit_count() == 1
         is_known = self.held.is_explained or self._flags is not None or self._repeater is not None
         if is_looked_at and not is_known:
-            stack = list(frames_calling(frame))
-            self._explain(stack, "update", optimizer=optimizer, only_if_harmful=True)
+            stack = self._closures.frames_calling(frame)
+            known = {"optimizer": optimizer, "is_harmless": True}  # the step is not taken
+            self._explain(stack, "update", only_if_harmful=True, **known)
 
     def _measure_owners(self) -> None:
         """Measure the gradients of heads and groups, once per update."""
@@ -385,24 +394,26 @@ class MinibatchWatch:
     def _note_gradients(self) -> None:
         """Add the gradients of this step to the flags on the device."""
         assert self._flags is not None
-        norms = self._flags.note_gradients(self._parameters, self.record.steps + 1)
+        norms = self._flags.note_gradients(self._parameters, self.record.minibatch)
         self.held.clips.append((self._parameters, norms))
 
-    def on_step_over(self) -> None:
-        """Take note that the step was made."""
-        if self._explainer.seen is not None:
+    def on_step_over(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Take note that the step was made, by an optimizer, or the one that is known."""
+        if self._explainer.seen is not None or self._closures.is_open_for_other(optimizer):
             return
+        self.record.is_stepping = False
         if self._put_aside:
             for parameter, gradient in self._put_aside:
                 parameter.grad = gradient
             self._put_aside.clear()
+        self._closures.end()
         self._begin_minibatch()
         if not self.finds_updates or self._acts:
             return  # an update ends where acting begins
         if self._counts_updates:
             is_over = self.record.steps >= STEPS_OF_AN_UPDATE
         else:
-            is_over = time.monotonic() - self._first_step_at > _UPDATE_SECONDS
+            is_over = time.monotonic() - self.record.first_step_at > _UPDATE_SECONDS
         if is_over:
             with self._guard:
                 self._end_update()
@@ -416,9 +427,8 @@ class MinibatchWatch:
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
         self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
-        self._incidents.explain(
-            self.record, self.held, stack, phase, rngs=tuple(self._rngs), **details
-        )
+        details |= {"rngs": tuple(self._rngs), "closure_rng": self._closures.generator}
+        self._incidents.explain(self.record, self.held, stack, phase, **details)
 
     def explain_exception(self, stack: list[FrameType]) -> None:
         """Explain an exception that ended training from the frames of its traceback."""

@@ -197,6 +197,11 @@ def log_std_excess(parts: Sequence[Part]) -> Callable[[], Tensor | None]:
     return excess
 
 
+def device_of(parts: Sequence[Part]) -> torch.device:
+    """Return the device of the first parameter; the CPU without any."""
+    return parts[0].parameter.device if parts else torch.device("cpu")
+
+
 def is_log_std(part: Part) -> bool:
     """Return whether a parameter is the logarithm of the standard deviations of heads."""
     return bool(part.rows) and part.name.rpartition(".")[2] in _LOG_STD

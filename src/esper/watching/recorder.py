@@ -76,6 +76,8 @@ class UpdateRecord:
         still_updates: number of consecutive updates, up to this one, with steps in which no weight
             moved.
         update_seconds: seconds spent learning, not acting; None if unknown.
+        is_stepping: whether the last of these steps is not over.
+        first_step_at: time of the first of them on the monotonic clock.
         is_whole: whether the update was completed; False if an error or a halt interrupted it.
         began: start time on the monotonic clock.
         ended: end time on the monotonic clock.
@@ -95,6 +97,8 @@ class UpdateRecord:
     learning_rate: float | None = None
     still_updates: int = 0
     update_seconds: float | None = None
+    is_stepping: bool = False
+    first_step_at: float = 0.0
     is_whole: bool = True
     began: float = field(default_factory=time.monotonic)
     ended: float = 0.0
@@ -112,6 +116,22 @@ class UpdateRecord:
     def is_empty(self) -> bool:
         """Whether nothing happened in it."""
         return not (self.steps or self.troubles or self.figures)
+
+    @property
+    def minibatch(self) -> int:
+        """Number of the current minibatch, which ends with its step, counted from 1."""
+        return self.steps + (not self.is_stepping)
+
+    def begin_step(self) -> None:
+        """Count a step that begins."""
+        self.steps += 1
+        self.is_stepping = True
+        if self.steps == 1:
+            self.first_step_at = time.monotonic()
+
+    def add_learning_time(self, since: float) -> None:
+        """Add the time since a moment on the monotonic clock."""
+        self.update_seconds = (self.update_seconds or 0.0) + time.monotonic() - since
 
     def forget_steps(self) -> None:
         """Begin to count steps again: those before were none."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from esper.leyline.telemetry import SHARED
 from esper.leyline.text.rank_words import ranks_words
 from esper.tracing.recorded import RecordedMinibatch
-from esper.watching.agreement import Agreement, OnNonfinite, Reaction
+from esper.watching.agreement import Agreement, NonfiniteHalt, OnNonfinite, Reaction
 from esper.watching.device_flags import DeviceFlags
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
@@ -29,21 +29,18 @@ from esper.watching.finding.repeater import Repeater
 from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.given import Given
 from esper.watching.guard import Guard
-from esper.watching.heads import gives_widths, heads_of, output_layer_of, output_width
+from esper.watching.heads import gives_widths, heads_of, output_layer_of
 from esper.watching.hooks import TrainingHooks
 from esper.watching.incidents import Incidents
+from esper.watching.looks import is_finite
 from esper.watching.minibatch_watch import MinibatchWatch
-from esper.watching.parts import Groups, Part, parts_of, patterns_of
+from esper.watching.parts import Groups, Part, device_of, parts_of, patterns_of
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 from esper.watching.start_state import StartState
 from esper.watching.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 
 When = Literal["auto", "step", "update"]
 _log = logging.getLogger("esper")
-
-
-class NonfiniteHalt(SystemExit):
-    """Ends the process with exit code 3 because of a non-finite value."""
 
 
 class Watch:
@@ -78,7 +75,6 @@ class Watch:
         )
         if warning:
             _log.warning("%s", warning)
-        width = output_width(self.heads)
         self.parts: list[Part] = parts_of(self._models, self.heads, output_layer, groups)
         self._guard = Guard(NoRecorder() if recorder is None else recorder)
         self._is_closed = False
@@ -90,12 +86,10 @@ class Watch:
             self._explainer, self.parts, self._guard, takes_bad_steps=on_nonfinite == "report"
         )
         self._look = UpdateLook([part.parameter for part in self.parts])
-        device = self.parts[0].parameter.device if self.parts else torch.device("cpu")
         if when == "auto":
-            when = "update" if device.type != "cpu" and on_nonfinite == "report" else "step"
-        if sum(head.columns is not None for head in self.heads) == 1:
-            width = 1  # a vocabulary is noted as a whole
-        self._flags = DeviceFlags(width, len(self.parts), device) if when == "update" else None
+            is_on_cpu = device_of(self.parts).type == "cpu"
+            when = "step" if is_on_cpu or on_nonfinite != "report" else "update"
+        self._flags = DeviceFlags.of(self.heads, self.parts) if when == "update" else None
         self._minibatches = MinibatchWatch(
             self.parts,
             self.heads,
@@ -158,6 +152,8 @@ class Watch:
 
     def update(self, **figures: float) -> None:
         """End the current update and add figures; from now on, only this method ends updates."""
+        if self._is_closed:
+            return
         self._minibatches.finds_updates = False
         self.log(**figures)
         with self._guard:
@@ -189,21 +185,14 @@ class Watch:
         """Mark all calls inside as part of an update, even model calls without gradients."""
         self._updating_since = time.monotonic()
         self._minibatches.is_updating = True
-        if self._start is not None:
+        if self._start is not None and not self._is_closed:
             with self._guard:
                 self._start.take()
         try:
             yield
         finally:
-            self._add_learning_time()
+            self._minibatches.record.add_learning_time(self._updating_since)
             self._minibatches.is_updating = False
-
-    def _add_learning_time(self) -> None:
-        """Add the time since the update began, or since the last one ended inside `updating`."""
-        now = time.monotonic()
-        spent = self._minibatches.record.update_seconds or 0.0
-        self._minibatches.record.update_seconds = spent + now - self._updating_since
-        self._updating_since = now
 
     def keep_start(self, limit: int) -> None:
         """From now on, keep a copy of the state before each update (see `updating`).
@@ -261,7 +250,8 @@ class Watch:
 
     def hold(self, result: Tensor, owner: str = SHARED, quantity: str = "loss") -> None:
         """Check a scalar of this minibatch, such as its loss, at the optimizer's step."""
-        self._minibatches.hold(result, owner, quantity)
+        if not self._is_closed:
+            self._minibatches.hold(result, owner, quantity)
 
     def before_step(self, optimizer: torch.optim.Optimizer, *, is_scaled: bool = False) -> None:
         """Report that an optimizer is about to step, if its hooks are called at other times.
@@ -286,9 +276,9 @@ class Watch:
 
     def resume(self) -> None:
         """Attach the hooks again after `pause`."""
-        if self._is_paused:
-            self._is_paused = False
+        if self._is_paused and not self._is_closed:
             self._hooks.attach()
+        self._is_paused = False
 
     def end(self, error: BaseException | None, traceback: TracebackType | None = None) -> None:
         """Close the watch; if training ended with an exception, explain it first."""
@@ -337,7 +327,7 @@ class Watch:
     def check(self, head: str, values: Any, quantity: str = "output", made_by: str = "") -> bool:
         """Check values that no layer of the model computes, such as the rewards of a function.
 
-        Non-finite values are reported once per update.
+        Non-finite values are reported once per update, until the watch is closed.
 
         Args:
             head: the head that the values belong to.
@@ -351,6 +341,8 @@ class Watch:
         with self._guard:
             record = self._minibatches.record
             phase = "update" if self._minibatches.is_updating or record.steps else "acting"
+            if self._is_closed:
+                return is_finite(torch.as_tensor(values))
             return self._incidents.check(record, (head, quantity), values, made_by, phase)
         return True
 
@@ -376,6 +368,8 @@ class Watch:
             is_observation: whether the next actions are computed from it.
             is_kept: whether it is kept for later updates, as in a replay buffer.
         """
+        if self._is_closed:
+            return
         given = self._incidents.given
         given.is_kept |= is_kept
         found = Found(SHARED, quantity, kind, environment=environment, step=step)
@@ -397,7 +391,7 @@ class Watch:
     def _end_update(self, *, is_last: bool = False) -> None:
         record = self._minibatches.record
         if self._minibatches.is_updating:
-            self._add_learning_time()
+            record.add_learning_time(self._updating_since)
         if self._minibatches.last_optimizer is not None:
             with self._guard:
                 record.learning_rate = float(self._minibatches.last_optimizer.param_groups[0]["lr"])

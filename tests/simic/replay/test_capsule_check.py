@@ -24,7 +24,7 @@ from esper.simic.replay.incidents import (
 )
 from esper.simic.replay.replaying import replay
 from esper.simic.replay.verdict import REPRODUCED
-from esper.simic.torch_files import TorchFileError, load_values, saved
+from esper.simic.torch_files import TorchFileError, compacted, expanded, load_values, saved
 
 Spoil = Callable[[Capsule], Capsule]
 
@@ -157,6 +157,23 @@ def deflated(data: bytes) -> bytes:
     return packed.getvalue()
 
 
+def expansion(shape: list[int], *sizes: float) -> dict[str, object]:
+    """Return what stands for an expanded tensor in a capsule."""
+    return {"compact tensor": torch.zeros(shape), "expanded to": [*sizes]}
+
+
+def test_tensors_whose_elements_share_memory_are_read_as_they_were() -> None:
+    values = {
+        "mask": torch.arange(3.0)[:, None].expand(3, 4),
+        "scalar": torch.tensor(2).expand(2, 3),
+        "windows": (torch.arange(9.0).unfold(0, 3, 1), [torch.zeros(1).expand(5), 7]),
+    }
+    read = expanded(load_values(saved(compacted(values)), "cpu"))
+
+    torch.testing.assert_close(read, values, rtol=0, atol=0)
+    assert len(saved(compacted({"x": torch.zeros(1).expand(10**6)}))) < 10_000
+
+
 # What is refused is no file of Esper: torch warns that checking its sparse tensor may be slow.
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
 @pytest.mark.parametrize(
@@ -170,11 +187,20 @@ def deflated(data: bytes) -> bytes:
             saved({"x": torch.empty(10**12, device="meta")}),
             "quantized, sparse or on the meta device",
         ),
+        (saved({"x": expansion([1], 10**12)}), "expanded tensors would need more than 256 MiB"),
+        (saved({"x": [expansion([1], 2**25)] * 3}), "expanded tensors would need more than"),
+        (saved({"x": expansion([2], 3)}), "whose shape does not fit its elements"),
+        (saved({"x": expansion([1], -1)}), "without a valid shape"),
+        (saved({"x": expansion([1], 2.0)}), "without a valid shape"),
+        (saved({"x": expansion([], 2)}), "without a valid shape"),
         (b"PK\x03\x04", "it is not a file of torch.save"),
         (saved({"format": 3}), "is incomplete"),
         (saved([3]), "has another format than 3"),
     ],
-    ids=["strides", "deflated", "many", "sparse", "meta", "cut", "lacking", "list"],
+    ids=[
+        *("strides", "deflated", "many", "sparse", "meta", "expanded", "all expanded", "unfitting"),
+        *("negative", "no integer", "other dimensions", "cut", "lacking", "list"),
+    ],
 )
 def test_a_file_that_would_need_more_memory_than_its_size_is_refused(
     tmp_path: Path, data: bytes, words: str

@@ -32,7 +32,7 @@ from esper.leyline.files.incident_files import (
 )
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.leyline.text.command_lines import command_line
-from esper.simic.torch_files import TorchFileError, load_values, saved
+from esper.simic.torch_files import TorchFileError, compacted, expanded, load_values, saved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,7 +180,7 @@ def write_capsule(incidents: Path, number: int, capsule: AnyCapsule) -> Path:
     """
     folder = incidents / f"{number:04d}"
     partial = folder.with_suffix(_PARTIAL_SUFFIX)
-    data = saved({"format": capsule.format, **vars(capsule)})
+    data = saved(compacted({"format": capsule.format, **vars(capsule)}))
     summary = {
         "number": number,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -273,7 +273,7 @@ def read_values(folder: Path, device: str = "cpu") -> dict[str, Any]:
     if hashlib.sha256(data).hexdigest() != expected:
         raise IncidentError(f"the capsule {path} is damaged: its SHA-256 digest does not match")
     try:
-        state = load_values(data, device)
+        state = expanded(load_values(data, device))
     except TorchFileError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
     if not isinstance(state, dict):

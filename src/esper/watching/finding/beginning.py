@@ -127,7 +127,7 @@ def as_it_began(
         owners: owners of the parts of the models.
     """
     # A constant in the code, such as a fill value, does not count as an earlier bad tensor.
-    is_computed = all(one.name.startswith("the constant ") for one in operation.poisons)
+    is_computed = all(one.is_unnamed for one in operation.poisons)
     if not is_computed or any(one.index for one in operation.poisons):
         return found
     if any(one.part for one in found):

@@ -80,7 +80,7 @@ def _bystanders(
     ancestors = _ancestors(maker for tensor in harm for maker in tracer.makers(tensor))
     all_poisons = [poison for operation in ancestors for poison in operation.poisons]
     # A tensor without a name may be a copy of any variable.
-    has_copies = any(one.index and one.name.startswith("the constant ") for one in all_poisons)
+    has_copies = any(one.index and one.is_unnamed for one in all_poisons)
     if not ancestors or has_copies:
         return frozenset(name for name in again if name in variables and is_masked(name))
     poisons = {poison.name for poison in all_poisons}

@@ -89,8 +89,6 @@ def has_effect(node: ast.AST, scope: Scope) -> bool:
         scope: the visible variables.
     """
     try:
-        if isinstance(node, (ast.AsyncFor, ast.AsyncWith)):
-            return True
         if isinstance(node, (ast.For, ast.comprehension)):
             return _is_consumed(node.iter, scope)
         if isinstance(node, ast.With):

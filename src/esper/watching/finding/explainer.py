@@ -157,9 +157,7 @@ class Explainer:
             return self._trained(found) or self._in_others(optimizer)
 
         named = self._named(variables, state if optimizer is not None else {})
-        # A loop that steps several optimizers began before the last step.
-        rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
-        repetitions = self._repetitions(stack, frames, named, phase, optimizer, rngs)
+        repetitions = self._repetitions(stack, frames, named, phase, optimizer, minibatch)
         repetitions = possible_ones(repetitions, optimizer, minibatch.outputs)
         found = evidence(masks_last(variables))
         look = look_of(found)
@@ -359,10 +357,18 @@ class Explainer:
         named: Mapping[str, Tensor],
         phase: str,
         optimizer: torch.optim.Optimizer | None,
-        rngs: Sequence[Tensor],
+        minibatch: Minibatch,
     ) -> list[Callable[[], Repetition]]:
+        # A loop that steps several optimizers began before the last step.
+        rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
+
+        def steps_left_out() -> StepsLeftOut:
+            assert self.seen is not None
+            known = list(self._optimizers.values())
+            return StepsLeftOut(optimizer, self.seen, known, minibatch.closure_rng)
+
         def loop(rng: Tensor | None) -> Repetition:
-            steps = self._steps_left_out(optimizer)
+            steps = steps_left_out()
             return run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
 
         def earlier() -> Repetition:
@@ -376,7 +382,7 @@ class Explainer:
                     for name, value in values.items()
                     for path, tensor in tensors_in(name, value)
                 }
-                steps = self._steps_left_out(optimizer)
+                steps = steps_left_out()
                 # One state of the generator is known: that after the last step.
                 rng = rngs[0] if rngs else None
                 known = {**held, **named}
@@ -410,10 +416,6 @@ class Explainer:
         if self._replay == "model" or phase != "update":
             return [model]
         return [*(partial(loop, rng) for rng in rngs or (None,)), earlier, model]
-
-    def _steps_left_out(self, optimizer: torch.optim.Optimizer | None) -> StepsLeftOut:
-        assert self.seen is not None
-        return StepsLeftOut(optimizer, self.seen, list(self._optimizers.values()))
 
     def _named(
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]

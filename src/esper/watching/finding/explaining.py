@@ -96,6 +96,8 @@ class Minibatch:
             at one of them.
         norms: gradient norms from clipping. A variable of the loop with such a norm is not a cause.
         bad_loss: kind of the loss in the backward pass; empty if it is finite.
+        closure_rng: state of torch's generator before the last call of the step's closure, which
+            computed the gradients; None if they were computed before the step.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
@@ -103,6 +105,7 @@ class Minibatch:
     rngs: Sequence[Tensor] = ()
     norms: Sequence[Tensor] = ()
     bad_loss: str = ""
+    closure_rng: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -319,6 +322,7 @@ def traced(
         recorder=recorder,
         callers=CALLERS,
         masks_by_value=True,
+        names_arrays=True,
         called_from=called_from,
     )
     for model in models[1:]:

@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,12 +48,37 @@ def frames_calling(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:
-    """Return the frames of an exception, innermost first."""
+    """Return the frames of an exception, innermost first, at the lines where they raised it."""
     frames = []
     while traceback is not None:
-        frames.append(traceback.tb_frame)
+        frame = traceback.tb_frame
+        if frame.f_lasti != traceback.tb_lasti:
+            place = RaisingFrame(frame, traceback.tb_lineno, traceback.tb_lasti)
+            frame = cast(FrameType, place)
+        frames.append(frame)
         traceback = traceback.tb_next
     return frames[::-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class RaisingFrame:
+    """A frame at the line where it raised an exception, although it has left that line.
+
+    Examples are a script that is in `__exit__` of its `with` statement, or in an `except` clause.
+
+    Attributes:
+        frame: the frame, whose other attributes are used.
+        f_lineno: number of the line.
+        f_lasti: index of the instruction.
+    """
+
+    frame: FrameType
+    f_lineno: int
+    f_lasti: int
+
+    def __getattr__(self, name: str) -> Any:
+        """Return another attribute of the frame."""
+        return getattr(self.frame, name)
 
 
 def forget_variables(frame: FrameType | None) -> None:

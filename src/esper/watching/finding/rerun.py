@@ -149,6 +149,7 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
+    loop.body = [_Synchronous().visit(statement) for statement in loop.body]
     code = compile(_function(loop, names), frame.f_code.co_filename, "exec")
     return Body(frame, code, names)
 
@@ -240,7 +241,13 @@ def _refuse_effects(
     own = _assigned_names(body)  # made again by a second run
     scope = Scope(variables or {}, outer or {}, frozenset(own))
     for node in (each for each in _reached(ast.Module([*body], []), variables or {}, step)):
-        if isinstance(node, (ast.Yield, ast.YieldFrom, ast.Await, ast.Global, ast.Nonlocal)):
+        if isinstance(node, (ast.Yield, ast.YieldFrom)):
+            raise CannotRunAgainError(f"line {node.lineno} yields to the caller of the loop")
+        if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
+            raise CannotRunAgainError(f"line {node.lineno} waits for another task")
+        if isinstance(node, ast.comprehension) and node.is_async:
+            raise CannotRunAgainError(f"line {node.iter.lineno} waits for another task")
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
             raise CannotRunAgainError(f"line {node.lineno} cannot be run again")
         if has_effect(node, scope):
             called = (
@@ -260,6 +267,27 @@ def _refuse_effects(
                 raise CannotRunAgainError(f"line {target.lineno} writes into a buffer")
 
 
+class _Synchronous(ast.NodeTransformer):
+    """Makes a body one of an ordinary function, which neither waits nor yields.
+
+    It is given a body in which only what a second run does not reach does either.
+    """
+
+    def visit(self, node: ast.AST) -> Any:
+        """Return a node without waiting and yielding; functions inside keep their own."""
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            return node
+        self.generic_visit(node)
+        if isinstance(node, (ast.Await, ast.Yield, ast.YieldFrom)):
+            return ast.copy_location(ast.Constant(None), node)
+        if isinstance(node, (ast.AsyncFor, ast.AsyncWith)):
+            kind = ast.For if isinstance(node, ast.AsyncFor) else ast.With
+            return ast.copy_location(kind(**dict(ast.iter_fields(node))), node)
+        if isinstance(node, ast.comprehension):
+            node.is_async = 0
+        return node
+
+
 def _base(target: ast.expr) -> str:
     """Return the variable that a target is an item of; empty if there is none."""
     while isinstance(target, ast.Subscript):
@@ -273,7 +301,7 @@ def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
         target
         for statement in body
         for node in ast.walk(statement)
-        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.For))
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.For, ast.AsyncFor))
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
     )
     return {

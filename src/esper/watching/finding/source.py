@@ -16,7 +16,7 @@ from types import FrameType
 from esper.leyline.errors import EsperError
 from esper.leyline.text.source_lines import source_lines
 
-Loop = ast.For | ast.While
+Loop = ast.For | ast.AsyncFor | ast.While
 #: When a variable last got its value. Later ones compare greater.
 _When = tuple[int, int, int, int]
 #: Line and column, in bytes, of source code.
@@ -36,7 +36,7 @@ def tree_of(frame: FrameType) -> ast.Module:
     """
     try:
         if frame.f_code.co_name == "<module>":
-            lines, first = inspect.findsource(frame)[0], 1
+            lines, first = inspect.findsource(frame.f_code)[0], 1
         else:
             lines, first = inspect.getsourcelines(frame.f_code)
     except (OSError, TypeError):
@@ -78,7 +78,7 @@ def loops_around(tree: ast.AST, line: int) -> list[Loop]:
     around: list[Loop] = [
         node
         for node in ast.walk(tree)
-        if isinstance(node, (ast.For, ast.While))
+        if isinstance(node, (ast.For, ast.AsyncFor, ast.While))
         and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
     ]
     return sorted(around, key=lambda node: node.lineno)
@@ -115,7 +115,7 @@ def _when(statement: ast.stmt, column: int, line: int, loops: list[Loop]) -> _Wh
         loop is statement or loop.lineno < statement.lineno <= (loop.end_lineno or loop.lineno)
         for loop in loops
     )
-    header = isinstance(statement, (ast.For, ast.With))
+    header = isinstance(statement, (ast.For, ast.AsyncFor, ast.With, ast.AsyncWith))
     end = statement.lineno if header else statement.end_lineno or statement.lineno
     return depth, int(end < line), statement.lineno, column
 
@@ -125,9 +125,9 @@ def _stores(tree: ast.Module) -> Iterator[tuple[ast.stmt, int, str]]:
     for statement in ast.walk(tree):
         if isinstance(statement, (ast.Assign, ast.Delete)):
             targets = statement.targets
-        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign, ast.For)):
+        elif isinstance(statement, (ast.AugAssign, ast.AnnAssign, ast.For, ast.AsyncFor)):
             targets = [statement.target]
-        elif isinstance(statement, ast.With):
+        elif isinstance(statement, (ast.With, ast.AsyncWith)):
             targets = [item.optional_vars for item in statement.items if item.optional_vars]
         else:
             continue

@@ -1,12 +1,14 @@
 """Prevents optimizer steps while a minibatch is repeated, and ends the repetition at a step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
+
+from esper.watching.hooks import Closure, closure_in, with_closure
 
 
 class StepReached(BaseException):
@@ -24,6 +26,8 @@ class StepsLeftOut:
         seen: receives the gradients that this step would use.
         known: optimizers whose settings, such as the learning rate, are restored at the end.
             Without any, the run ends after its first backward pass: the rest may change weights.
+        closure_rng: state of torch's generator for the call of the closure of the last step; None
+            if its gradients are computed before the step.
 
     Attributes:
         is_reached: whether the run reached that step.
@@ -34,8 +38,10 @@ class StepsLeftOut:
         last: torch.optim.Optimizer | None,
         seen: list[Tensor],
         known: Sequence[torch.optim.Optimizer] = (),
+        closure_rng: Tensor | None = None,
     ) -> None:
         self._last = last
+        self._closure_rng = closure_rng
         self._ends_at_backward = not any(isinstance(one, torch.optim.Optimizer) for one in known)
         self._of_autograd = {name: vars(torch.autograd)[name] for name in ("backward", "grad")}
         self.is_reached = False
@@ -89,15 +95,42 @@ class StepsLeftOut:
         self._seen += [one for one in gradients if one is not None]
         raise StepReached
 
-    def _before(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def _before(
+        self,
+        optimizer: torch.optim.Optimizer,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        closure = closure_in(args, kwargs or {})
         if self._last is None or optimizer is self._last:
+            if closure is not None:
+                self._compute_gradients(closure)
             self._seen += [p.grad for p in parameters if p.grad is not None]
             self.is_reached = True
             raise StepReached
         self._gradients = [(parameter, parameter.grad) for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None  # optimizers skip parameters without a gradient
+        if closure is None:
+            return None
+        computing = closure
+
+        def without_gradients() -> Any:
+            result = computing()
+            for parameter in parameters:
+                parameter.grad = None
+            return result
+
+        return with_closure(args, dict(kwargs or {}), without_gradients)
+
+    def _compute_gradients(self, closure: Closure) -> None:
+        """Call the closure of the last step, unless its gradients were computed before the step."""
+        if self._closure_rng is not None:
+            torch.set_rng_state(self._closure_rng)
+        if self._closure_rng is not None or self._last is None:
+            with torch.enable_grad():
+                closure()
 
     def see_gradients(self) -> None:
         """Receive the gradients of a run that ended before the step."""
