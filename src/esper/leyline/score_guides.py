@@ -13,9 +13,9 @@ GUIDED_STEPS: Final = 24
 #: Mean score, lowest first.
 GUIDES: Final = {
     "never growing": 0.569,
-    "random choices": 0.600,
-    "best hand-written rule": 0.777,
-    "shipped policy": 0.788,
+    "random choices": 0.599,
+    "best hand-written rule": 0.776,
+    "shipped policy": 0.786,
 }
 
 
