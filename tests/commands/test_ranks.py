@@ -188,6 +188,20 @@ def test_what_breaks_in_one_rank_is_decided_by_all_and_they_stop_together(tmp_pa
     assert snapshot.tamiyo.first[0].rank == 1
 
 
+def test_what_rank_0_refuses_ends_all(straight: Path) -> None:
+    folder = straight.parent.parent
+    ranks = ForkedRanks(folder, ppo(EPISODES, "--resume", "absent"))
+    codes, _ = ranks.wait()
+    assert codes == [2, 2]
+    assert "there is no run 'absent'" in ranks.output(0)
+    assert ranks.output(1) == ""
+    # A complete run is no failure in any rank.
+    ranks = ForkedRanks(folder, ppo(EPISODES, "--resume", "auto"))
+    codes, _ = ranks.wait()
+    assert codes == [0, 0]
+    assert "has trained 13 episodes already" in ranks.output(0)
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_processes_cannot_be_given_to_ranks(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rank: str

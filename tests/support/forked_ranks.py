@@ -80,6 +80,7 @@ class ForkedRanks:
         self._processes = []
         for rank in range(ranks):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            output_file(folder, rank).unlink(missing_ok=True)  # of a start before this one
             process = _context.Process(
                 target=_run, args=(str(folder), rank, tuple(arguments), own, prepare)
             )

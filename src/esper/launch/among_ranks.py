@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from esper.karn.store.rank_folders import Rank, create_rank_folder
 from esper.karn.store.run_directory import CONFIG_NAME
+from esper.launch.resume_auto import NothingLeftError
 from esper.leyline.errors import EsperError
 from esper.run_lock import HeldRun
 from esper.simic.config import ConfigError, TrainingConfig
@@ -29,7 +30,15 @@ Prepare = Callable[[str], HeldRun]
 
 
 class RefusedElsewhereError(EsperError):
-    """Rank 0 could not prepare the run; its process has reported why."""
+    """Rank 0 could not prepare the run; its process has reported why.
+
+    Args:
+        is_complete: whether the reason is that there is nothing left to train, no failure.
+    """
+
+    def __init__(self, is_complete: bool) -> None:
+        super().__init__("rank 0 could not prepare the run")
+        self.is_complete = is_complete
 
 
 class RankStart:
@@ -71,7 +80,7 @@ class RankStart:
         try:
             self._announcement = self._met().wait_for_run()
         except Refused as error:
-            raise RefusedElsewhereError(str(error)) from error
+            raise RefusedElsewhereError(error.is_complete) from error
         run = Path(self._announcement.run)
         try:
             folder = create_rank_folder(run, self.rank.rank)
@@ -86,16 +95,16 @@ class RankStart:
             before = self._met().run_before_restart()
         try:
             return prepare(before)
-        except EsperError:
-            self.refuse()
+        except EsperError as error:
+            self._refuse(isinstance(error, NothingLeftError))
             raise
 
-    def refuse(self) -> None:
+    def _refuse(self, is_complete: bool) -> None:
         """Announce to the waiting ranks that there is no run."""
         from esper.simic.ranks.meeting import MeetingError, RunAnnouncement
 
         with suppress(MeetingError, RuntimeError):
-            self._met().announce(RunAnnouncement(run=""))
+            self._met().announce(RunAnnouncement(run="", is_complete=is_complete))
 
     @contextmanager
     def joined(self, config: TrainingConfig, run: Path, stop: StopRequest) -> "Iterator[Ranks]":

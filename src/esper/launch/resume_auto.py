@@ -10,13 +10,17 @@ from typing import Any, Final
 from esper.karn.store.reading.recorded_settings import watched_library
 from esper.karn.store.run_directory import CONFIG_NAME, runs_named
 from esper.launch.new_run import given_settings, prepare_run
-from esper.launch.resume import prepare_resume
+from esper.launch.resume import RunCompleteError, prepare_resume
 from esper.leyline.task_names import parse_task_name
 from esper.run_lock import HeldRun
 from esper.simic.config import read_config
 
 #: The value of --resume that this module handles.
 AUTO: Final = "auto"
+
+
+class NothingLeftError(RunCompleteError):
+    """A scheduler started a complete run once more, which is no failure."""
 
 
 def prepare_newest(
@@ -41,7 +45,8 @@ def prepare_newest(
         force, data_changed: as in `prepare_resume`.
 
     Raises:
-        All exceptions of `prepare_resume` and `prepare_run`.
+        NothingLeftError: the newest run of that name has trained all its episodes.
+        All other exceptions of `prepare_resume` and `prepare_run`.
     """
     config = given_settings(given, config_file)
     name = name or parse_task_name(config.task).short
@@ -54,13 +59,16 @@ def prepare_newest(
         return prepare_run(run_dir, name, given, config_file)
     report(f"--resume auto: resuming {known[-1].name}")
     in_file = {} if config_file is None else read_config(config_file)
-    return prepare_resume(
-        run_dir,
-        str(known[-1]),
-        {**in_file, **given},
-        config_file=None,
-        name="",
-        report=report,
-        force=force,
-        data_changed=data_changed,
-    )
+    try:
+        return prepare_resume(
+            run_dir,
+            str(known[-1]),
+            {**in_file, **given},
+            config_file=None,
+            name="",
+            report=report,
+            force=force,
+            data_changed=data_changed,
+        )
+    except RunCompleteError as error:
+        raise NothingLeftError(str(error)) from error

@@ -54,8 +54,8 @@ def train_as_rank(options: argparse.Namespace, rank: Rank, prepare: Prepare, ale
     try:
         with start.run(prepare) as run:
             return _train_quietly(run, start)
-    except RefusedElsewhereError:
-        return 2
+    except RefusedElsewhereError as error:
+        return 0 if error.is_complete else 2
     except EsperError as error:
         raise type(error)(f"rank {rank.rank}: {error}") from error
 

@@ -108,16 +108,12 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
-    from esper.launch.resume import RunCompleteError
-    from esper.launch.resume_auto import AUTO
+    from esper.launch.resume_auto import NothingLeftError
 
     try:
         rank = rank_of_environment()
         return _ppo(options) if rank.is_alone else _ppo_as_rank(options, rank)
-    except RunCompleteError as error:
-        if options.resume != AUTO:
-            raise
-        # What a scheduler started once more than needed has not failed.
+    except NothingLeftError as error:
         print_warning(str(error))
         return 0
 
@@ -166,7 +162,7 @@ def _prepared(options: argparse.Namespace) -> "HeldRun":
     """Return a new run, or the one to resume.
 
     Raises:
-        RunCompleteError: the run has trained all its episodes.
+        NothingLeftError: with --resume auto, the run has trained all its episodes.
         EsperError: the run cannot be created or resumed.
     """
     given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}

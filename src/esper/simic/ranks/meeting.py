@@ -20,8 +20,10 @@ from esper.simic.ranks.peers import Hub, Listener, RankName, Spoke, own_name
 
 #: Seconds in which all ranks must have started.
 START_SECONDS: Final = 300.0
+#: Seconds in which the others can read that there is no run, where rank 0 serves the store.
+_REFUSAL_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.05
-_RUN, _ANNOUNCEMENT = "run", "announcement"
+_RUN, _ANNOUNCEMENT, _HEARD = "run", "announcement", "heard"
 
 
 class MeetingError(EsperError, RuntimeError):
@@ -29,7 +31,15 @@ class MeetingError(EsperError, RuntimeError):
 
 
 class Refused(EsperError):
-    """Rank 0 could not prepare the run, and has reported why."""
+    """Rank 0 could not prepare the run, and has reported why.
+
+    Args:
+        is_complete: whether the reason is that the run is complete.
+    """
+
+    def __init__(self, is_complete: bool) -> None:
+        super().__init__("rank 0 could not prepare the run")
+        self.is_complete = is_complete
 
 
 class RunAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +47,14 @@ class RunAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run: absolute path of the run's directory; empty if it could not be prepared.
+        is_complete: whether it could not because the run is complete.
         config: content of the run's settings file.
         pid, machine: the process of rank 0.
         port, token: those of its `Hub`.
     """
 
     run: str
+    is_complete: bool = False
     config: str = ""
     pid: int = 0
     machine: str = ""
@@ -135,6 +147,12 @@ class Meeting:
         if announcement.run:
             self._lasting.set(_RUN, announcement.run)
         self._store.set(_ANNOUNCEMENT, msgspec.json.encode(announcement).decode())
+        if not announcement.run and not self._launch.is_served:
+            # The store ends with this process: the others read it first, if they have started.
+            end = time.monotonic() + _REFUSAL_SECONDS
+            others = self._launch.world_size - 1
+            while self._store.add(_HEARD, 0) < others and time.monotonic() < end:
+                time.sleep(_LOOK_SECONDS)
 
     def wait_for_run(self) -> RunAnnouncement:
         """Wait for the announcement of rank 0.
@@ -154,7 +172,8 @@ class Meeting:
                     self._store.get(_ANNOUNCEMENT), type=RunAnnouncement
                 )
                 if not announcement.run:
-                    raise Refused("rank 0 could not prepare the run")
+                    self._store.add(_HEARD, 1)
+                    raise Refused(announcement.is_complete)
                 return announcement
             time.sleep(_LOOK_SECONDS)
         raise MeetingError(f"rank 0 did not announce a run within {START_SECONDS:.0f} s")
