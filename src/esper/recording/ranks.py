@@ -144,8 +144,8 @@ class Meeting:
     def _claims(self) -> bool:
         return int(self._store.add(f"{self._key}/claims", 1)) == 1
 
-    def _wait_for(self, is_so: Callable[[], bool], seconds: float = WAIT_S) -> bool:
-        deadline = time.monotonic() + seconds
+    def _wait_for(self, is_so: Callable[[], bool], seconds: float | None = None) -> bool:
+        deadline = time.monotonic() + (WAIT_S if seconds is None else seconds)
         while not is_so():
             if time.monotonic() > deadline:
                 return False
