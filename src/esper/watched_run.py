@@ -136,7 +136,6 @@ def watch(
         replay=replay if subject.runs_again or replay == "off" else "model",
         finds_updates=finds_updates and subject.update_method is None,
         inputs=subject.inputs,
-        first_update=1 if continues is None else continues.update + 1,
         repeater=subject.repeater,
         hooks_steps=not subject.reports_steps,
         record_bytes=0 if replay == "off" else LARGEST,
@@ -163,7 +162,7 @@ def watch(
         watched.close()
         raise
     _close_earlier(watched)
-    watched.record_with(recorder)
+    watched.record_with(recorder, recorder.first_update)
     recorder.close_at_exit(watched.close)
     if replay != "off":
         if subject.rebuilding_of is not None:

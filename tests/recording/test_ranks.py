@@ -8,13 +8,16 @@ import re
 import socket
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 
 import esper
 from esper.karn.store.rank_folders import Rank, rank_folders
 from esper.karn.store.run_directory import run_directories
+from esper.recording import ranks
 from esper.recording.ranks import Meeting, RanksError, own_rank
 
 SCRIPT = Path(__file__).parents[1] / "support" / "ranked_training.py"
@@ -150,3 +153,47 @@ def test_processes_without_an_address_train_alone(monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert own_rank().is_alone
+
+
+@pytest.fixture
+def meetings(monkeypatch):
+    """The meetings of two ranks, in one process."""
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(ranks, "_store", lambda _: store)
+    monkeypatch.setattr(ranks, "_LEAVE_S", 0.05)
+    monkeypatch.setattr(ranks, "WAIT_S", 0.05)
+    made = []
+    for rank in range(2):
+        monkeypatch.setattr(ranks, "_numbers", count())  # of another process
+        made.append(Meeting(Rank(rank, 2, rank)))
+    return made
+
+
+def test_the_first_rank_to_come_creates_the_run(meetings, tmp_path):
+    first, second = meetings[::-1]
+    assert first.run(lambda: tmp_path / "run") == tmp_path / "run"
+    assert second.run(pytest.fail) == tmp_path / "run"
+
+
+def test_a_run_that_cannot_be_created_is_an_error_in_all_ranks(meetings):
+    def create():
+        raise PermissionError
+
+    with pytest.raises(PermissionError):
+        meetings[0].run(create)
+    with pytest.raises(RanksError, match="see its error"):
+        meetings[1].run(pytest.fail)
+
+
+def test_a_decision_by_all_ranks_needs_all_of_them(meetings):
+    with pytest.raises(RanksError, match="with this option in all 2 ranks"):
+        meetings[0].wait_for_all("skip")
+    meetings[1].wait_for_all("skip")
+    with pytest.raises(RanksError):
+        meetings[1].wait_for_all("halt")
+
+
+def test_ranks_go_on_after_the_last_update_of_any(meetings):
+    assert meetings[0].latest(2) == 2  # the other does not come
+    assert meetings[1].latest(5) == 5
+    assert meetings[0].latest(2) == 5

@@ -16,7 +16,7 @@ from esper.karn.store.run_directory import (
 )
 from esper.karn.text.run_names import without_creation_time
 from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
-from esper.recording.ranks import Meeting
+from esper.recording.ranks import Meeting, restart_count
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,13 @@ class Place:
         run: the run's directory.
         rank: the process's rank.
         continues: the state to continue; None for a new run.
+        first_update: number of the update that comes, the same in all ranks.
     """
 
     run: Path
     rank: Rank
     continues: Continued | None
+    first_update: int = 1
 
 
 def name_of_started_run() -> str:
@@ -72,7 +74,7 @@ def place_of(
     """
     rank = Rank() if meeting is None else meeting.rank
     if continues is not None:
-        return Place(continues.directory, rank, continues)
+        return Place(continues.directory, rank, continues, continues.update + 1)
     given = os.environ.pop(WATCHED_RUN, "")
     folder = default_run_dir() if run_dir is None else run_dir
 
@@ -85,7 +87,10 @@ def place_of(
     before = _recorded_before(run, rank)  # by a process that torchrun has started again
     check_store_path(rank_folder(run, rank.rank))
     create_rank_folder(run, rank.rank)
-    return Place(run, rank, before)
+    last = 0 if before is None else before.update
+    if restart_count():  # a rank that was killed may lack the end of an update
+        last = meeting.latest(last)
+    return Place(run, rank, before, last + 1)
 
 
 def _recorded_before(run: Path, rank: Rank) -> Continued | None:

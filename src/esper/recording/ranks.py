@@ -111,6 +111,21 @@ class Meeting:
                 f"ranks, because they decide together; after {WAIT_S:g} s some had not called it"
             )
 
+    def latest(self, update: int) -> int:
+        """Return the last update that any rank recorded before all were started again.
+
+        Ranks that do not come within a few seconds are left out.
+
+        Args:
+            update: the last one of this rank; 0 if there is none.
+        """
+        key, size = f"{self._key}/updates/{restart_count()}", self.rank.world_size
+        self._store.set(f"{key}/{self.rank.rank}", str(update))
+        each = [f"{key}/{rank}" for rank in range(size)]
+        self._wait_for(lambda: self._store.check(each), _LEAVE_S)
+        known = [one for one in each if self._store.check([one])]
+        return max(int(self._store.get(one)) for one in known)
+
     def leave_together(self) -> None:
         """Wait a few seconds until all ranks have recorded their end.
 
@@ -129,8 +144,8 @@ class Meeting:
     def _claims(self) -> bool:
         return int(self._store.add(f"{self._key}/claims", 1)) == 1
 
-    def _wait_for(self, is_so: Callable[[], bool], seconds: float = WAIT_S) -> bool:
-        deadline = time.monotonic() + seconds
+    def _wait_for(self, is_so: Callable[[], bool], seconds: float | None = None) -> bool:
+        deadline = time.monotonic() + (WAIT_S if seconds is None else seconds)
         while not is_so():
             if time.monotonic() > deadline:
                 return False

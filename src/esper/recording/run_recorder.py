@@ -104,6 +104,7 @@ class RunRecorder:
         run: the run's directory.
         rank: rank of this process in it.
         directory: the directory in which this process records: that of its rank.
+        first_update: number of the update that comes.
 
     Raises:
         OSError: the run's directory cannot be created.
@@ -120,6 +121,7 @@ class RunRecorder:
     ) -> None:
         place = place_of(description.name, run_dir, continues, meeting)
         self.run, self.rank, continues = place.run, place.rank, place.continues
+        self.first_update = place.first_update
         self.directory = rank_folder(self.run, self.rank.rank)
         self._meeting = meeting
         self._pid = os.getpid()

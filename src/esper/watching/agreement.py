@@ -74,7 +74,6 @@ class Reaction:
         agreement: agreement with the other ranks; None if this process decides alone.
         guard: the watch's guard.
         halt: ends training; receives the other ranks with a non-finite value, if this one had none.
-        leave_out: skips an optimizer's step; receives the same ranks.
     """
 
     def __init__(
@@ -83,13 +82,11 @@ class Reaction:
         agreement: Agreement | None,
         guard: Guard,
         halt: Callable[[Sequence[int]], None],
-        leave_out: Callable[[torch.optim.Optimizer, Sequence[int]], None],
     ) -> None:
         self._on_nonfinite = on_nonfinite
         self._agreement = agreement
         self._guard = guard
         self._halt = halt
-        self._leave_out = leave_out
 
     def is_bad(self, is_bad_here: bool) -> bool:
         """Return whether the next step is bad, here or (if ranks decide together) in any rank."""
@@ -104,13 +101,17 @@ class Reaction:
         """Whether a bad step is not taken."""
         return self._on_nonfinite != "report"
 
-    def to_step(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Skip a bad step or end training, as set; None if there is no optimizer step."""
+    def to_step(self, leave_out: Callable[[Sequence[int]], None] | None) -> None:
+        """Skip a bad step or end training, as set.
+
+        Args:
+            leave_out: skips the step; receives the same ranks as `halt`. None if there is no step.
+        """
         others = () if self._agreement is None else self._agreement.others
         if self._on_nonfinite == "halt":
             self._halt(others)
-        if self._on_nonfinite == "skip" and optimizer is not None:
-            self._leave_out(optimizer, others)
+        if self._on_nonfinite == "skip" and leave_out is not None:
+            leave_out(others)
 
     def to_acting(self) -> None:
         """End training if set to "halt"; with other ranks, at the next step."""

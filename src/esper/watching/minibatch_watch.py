@@ -5,6 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any, Final, cast
 
@@ -277,7 +278,7 @@ class MinibatchWatch:
             is_bad = self._look_at_step(optimizer, frame)
         if self._reaction.is_bad(is_bad):
             self._closures.put_back()
-            self._reaction.to_step(optimizer)
+            self._reaction.to_step(partial(self.leave_out, optimizer))
 
     def leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int] = ()) -> None:
         """Make the step that comes change nothing; its gradients are put back after it.

@@ -100,7 +100,7 @@ class Watch:
             self._flags,
             repeater,
             UpdateRecord(first_update),
-            reaction=Reaction(on_nonfinite, agreement, self._guard, self._halt, self._leave_out),
+            reaction=Reaction(on_nonfinite, agreement, self._guard, self._halt),
             end_update=self._end_update,
             finds_updates=finds_updates,
             counts_updates=has_ranks,
@@ -126,9 +126,11 @@ class Watch:
     ) -> None:
         self.end(error, traceback)
 
-    def record_with(self, recorder: Recorder) -> None:
-        """Set the recorder."""
+    def record_with(self, recorder: Recorder, first_update: int | None = None) -> None:
+        """Set the recorder, and the number of the current update if it is given."""
         self._guard.recorder = recorder
+        if first_update is not None:
+            self._minibatches.record.number = first_update
 
     @property
     def troubles(self) -> list[Trouble]:
@@ -374,9 +376,6 @@ class Watch:
         given.is_kept |= is_kept
         found = Found(SHARED, quantity, kind, environment=environment, step=step)
         given.add(Given(found, is_observation))
-
-    def _leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int]) -> None:
-        self._minibatches.leave_out(optimizer, ranks)
 
     def _halt(self, ranks: Sequence[int]) -> None:
         self._close("halted", ranks_words(ranks) if ranks else "")

@@ -172,6 +172,8 @@ def _has_attributes(value: object) -> bool:
 def _plain_attributes(owner: object) -> dict[str, Any]:
     kinds: tuple[type, ...] = (bool, int, float, str, list, dict, set)
     own: frozenset[str] = frozenset()
+    if isinstance(owner, ModuleType) and owner.__name__.partition(".")[0] == "torch":
+        return {}  # a loop changes nothing there, and some names of it only warn
     if isinstance(owner, nn.Module):
         kinds, own = (*kinds, Tensor), _OF_MODULES
     return {
