@@ -211,7 +211,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(steps=_STEPS, cut=st.integers(0, 24))
 def test_a_digest_gives_the_same_summary_as_all_events(steps, cut, tmp_path_factory, payloads):
     run = create_run(tmp_path_factory.mktemp("runs"), "digest")
