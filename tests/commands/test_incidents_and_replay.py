@@ -30,7 +30,10 @@ def test_incidents_are_listed_and_replayed(run: Run, tmp_path: Path) -> None:
     assert output.count("planted by a drill") == output.count("op ")
 
     code, output, errors = run("replay", "2", "--html", "page.html")
-    assert (code, errors) == (0, "")
+    # On a slow machine it reports its progress.
+    assert (code, [line for line in errors.splitlines() if not line.startswith("replaying, ")]) == (
+        0, [],
+    )  # fmt: skip
     assert "REPRODUCED" in output
     assert "planted by a drill: op.logits:inf@1" in output
     assert "planted by a drill" in (tmp_path / "page.html").read_text()
