@@ -24,9 +24,9 @@ from esper.recording.run_recorder import Description, RunRecorder
 from esper.tracing.recorded import OPERATIONS, STORAGES, RecordedMinibatch
 from esper.watching.agreement import Agreement, OnNonfinite
 from esper.watching.finding.explainer import Replay
-from esper.watching.heads import Head, HeadsError, check_module, heads_of, output_width
-from esper.watching.hooks import bare, unwrapped
-from esper.watching.parts import Groups
+from esper.watching.hooking.hooks import bare, unwrapped
+from esper.watching.model.heads import Head, HeadsError, check_module, heads_of, output_width
+from esper.watching.model.parts import Groups
 from esper.watching.recorder import Trouble
 from esper.watching.watch import Watch, When
 

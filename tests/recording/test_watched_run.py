@@ -16,7 +16,7 @@ from torch import nn
 
 import esper
 from esper.karn.reports.health import health_as_json, health_text, read_health
-from esper.watching.held import HeldMinibatch
+from esper.watching.checks.held import HeldMinibatch
 
 PRELUDE = """
 import torch, esper

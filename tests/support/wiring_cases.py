@@ -22,7 +22,7 @@ from esper.recording.run_recorder import RunRecorder
 from esper.tracing.operations import Operation, Place
 from esper.tracing.origin import Origin
 from esper.watching.finding.explaining import Explanation, Found
-from esper.watching.heads import Head
+from esper.watching.model.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
 
 HOSTS, SLOTS = 2, 3

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from esper.watching.finding.put_back import everything_put_back
-from esper.watching.heads import Head
-from esper.watching.parts import parts_of
+from esper.watching.model.heads import Head
+from esper.watching.model.parts import parts_of
 
 
 class Counts(nn.Module):

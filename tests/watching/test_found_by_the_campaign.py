@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import clip_grad
 
 from esper.watching.finding.explainer import Explainer
-from esper.watching.heads import find_output_layer
+from esper.watching.model.heads import find_output_layer
 from esper.watching.watch import Watch
 
 HEADS = {"steer": 3, "brake": 2}

@@ -7,7 +7,7 @@ from torch import nn
 
 import esper
 from esper.leyline.errors import EsperError
-from esper.watching.heads import HeadsError, find_output_layer, heads_of, output_width
+from esper.watching.model.heads import HeadsError, find_output_layer, heads_of, output_width
 from esper.watching.watch import Watch
 
 

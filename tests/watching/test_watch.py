@@ -10,7 +10,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.utils import clip_grad
 
 from esper.watching.agreement import NonfiniteHalt
-from esper.watching.hooks import OutputHook
+from esper.watching.hooking.hooks import OutputHook
 from esper.watching.watch import Watch
 
 

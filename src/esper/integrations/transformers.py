@@ -27,7 +27,7 @@ from esper.recipes.transformers import of_trainer
 from esper.watched_run import watch
 from esper.watching.finding.repeater import RandomState
 from esper.watching.finding.rerun import CannotRunAgainError
-from esper.watching.hooks import unwrapped
+from esper.watching.hooking.hooks import unwrapped
 from esper.watching.watch import Watch
 
 _log = logging.getLogger("esper")

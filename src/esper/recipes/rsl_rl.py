@@ -5,7 +5,7 @@ from typing import Any, Final
 from torch import nn
 
 from esper.recipes.recipe import Recipe, Subject
-from esper.watching.heads import Head
+from esper.watching.model.heads import Head
 
 _SETTINGS: Final = (
     *("num_learning_epochs", "num_mini_batches", "clip_param", "gamma", "lam", "value_loss_coef"),

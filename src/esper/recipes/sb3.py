@@ -8,7 +8,7 @@ from torch import nn
 
 from esper.recipes.recipe import Recipe, Subject
 from esper.recipes.sb3_plan import rebuilding_of
-from esper.watching.heads import Head
+from esper.watching.model.heads import Head
 
 #: Paths of the layer that computes logits, means or values of actions.
 _OUTPUT_LAYERS: Final = ("action_net", "actor.mu", "q_net.q_net.-1", "quantile_net.quantile_net.-1")

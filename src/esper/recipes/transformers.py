@@ -8,8 +8,8 @@ from torch import nn
 
 from esper.recipes.recipe import Recipe, RecipeError, Subject
 from esper.watching.finding.repeater import Repeater
-from esper.watching.heads import Head
-from esper.watching.hooks import unwrapped
+from esper.watching.hooking.hooks import unwrapped
+from esper.watching.model.heads import Head
 
 #: Where models keep the layer that computes the logits of classes or tokens.
 _OUTPUT_LAYERS: Final = ("score", "classifier", "qa_outputs", "lm_head")

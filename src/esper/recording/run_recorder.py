@@ -38,7 +38,7 @@ from esper.recording.incident_log import IncidentLog, halt_reason, kind_of
 from esper.recording.place import Continued, place_of
 from esper.recording.ranks import Meeting
 from esper.tracing.origin import Origin
-from esper.watching.heads import Head
+from esper.watching.model.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
 
 #: Store size in MiB above which old events are thinned.

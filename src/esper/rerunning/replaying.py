@@ -33,16 +33,16 @@ from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
 from esper.watching.agreement import OnNonfinite
-from esper.watching.backward_pass import losses_in
 from esper.watching.finding.beginning import as_it_began
 from esper.watching.finding.explaining import CALLERS, Found, origin_in, origin_in_use
 from esper.watching.finding.frames import is_plumbing, tensors_in
-from esper.watching.heads import OUTPUT_QUANTITIES
-from esper.watching.hooks import BackwardWatch
+from esper.watching.hooking.backward_pass import losses_in
+from esper.watching.hooking.hooks import BackwardWatch
+from esper.watching.model.heads import OUTPUT_QUANTITIES
 from esper.watching.watch import Watch
 
 _NEVER_NEGATIVE: Final = ("exp_avg_sq", "square_avg", "max_exp_avg_sq")
-#: Quantities that flags on the device can name (`esper.watching.flag_evidence`).
+#: Quantities that flags on the device can name (`esper.watching.checks.flag_evidence`).
 _BY_FLAGS: Final = ("features", "gradient", *OUTPUT_QUANTITIES.values())
 #: Names of an LSTM's initial states in capsules and in the library's loop.
 _STATES: Final = {

@@ -10,7 +10,7 @@ from typing import Final
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.finding.explaining import Explanation, Found
-from esper.watching.heads import OUTPUT_QUANTITIES
+from esper.watching.model.heads import OUTPUT_QUANTITIES
 
 _NOT_USED: Final = "no operation of the training made it: the environment returned it"
 #: Quantities of the model itself, which no environment returns.

@@ -20,24 +20,24 @@ from esper.leyline.telemetry import SHARED
 from esper.leyline.text.rank_words import ranks_words
 from esper.tracing.recorded import RecordedMinibatch
 from esper.watching.agreement import Agreement, NonfiniteHalt, OnNonfinite, Reaction
-from esper.watching.device_flags import DeviceFlags
+from esper.watching.checks.device_flags import DeviceFlags
+from esper.watching.checks.flag_evidence import FLAGS_ONLY, found_in_flags
+from esper.watching.checks.looks import is_finite
+from esper.watching.checks.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
 from esper.watching.finding.explaining import Found
 from esper.watching.finding.frames import frames_of_traceback
 from esper.watching.finding.repeater import Repeater
-from esper.watching.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.given import Given
 from esper.watching.guard import Guard
-from esper.watching.heads import gives_widths, heads_of, output_layer_of
-from esper.watching.hooks import TrainingHooks
+from esper.watching.hooking.hooks import TrainingHooks
 from esper.watching.incidents import Incidents
-from esper.watching.looks import is_finite
 from esper.watching.minibatch_watch import MinibatchWatch
-from esper.watching.parts import Groups, Part, device_of, parts_of, patterns_of
+from esper.watching.model.heads import gives_widths, heads_of, output_layer_of
+from esper.watching.model.parts import Groups, Part, device_of, parts_of, patterns_of
+from esper.watching.model.start_state import StartState
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
-from esper.watching.start_state import StartState
-from esper.watching.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 
 When = Literal["auto", "step", "update"]
 _log = logging.getLogger("esper")

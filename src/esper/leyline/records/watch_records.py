@@ -74,7 +74,7 @@ WATCH_RECORDS: Final = (
             "module, a reward function, or a group of parameters without an output of its own."
         ),
         wiring=Wiring(
-            source="esper.watching.heads:heads_of",
+            source="esper.watching.model.heads:heads_of",
             emission=_RECORDER,
             payload="RunStarted.head_kinds",
             aggregation=f"{AGGREGATOR}._handle_run_started",

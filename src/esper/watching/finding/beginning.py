@@ -15,8 +15,8 @@ from esper.leyline.telemetry import SHARED
 from esper.tracing.operations import Operation
 from esper.watching.finding.explaining import Found
 from esper.watching.finding.source import variable_assigned_at
-from esper.watching.heads import OUTPUT_QUANTITIES, Head
-from esper.watching.parts import Part, is_log_std, squares_overflow
+from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
+from esper.watching.model.parts import Part, is_log_std, squares_overflow
 
 #: Quantities that are named after the model, not after a variable.
 _OF_MODELS = frozenset({"parameters", "moments", "gradient", *OUTPUT_QUANTITIES.values()})

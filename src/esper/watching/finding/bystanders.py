@@ -13,7 +13,7 @@ from esper.tracing.masks import looks_like_mask
 from esper.tracing.operations import Operation
 from esper.tracing.storages import storage_key
 from esper.tracing.tracer import OperationTracer
-from esper.watching.looks import is_finite, kinds_of
+from esper.watching.checks.looks import is_finite, kinds_of
 
 
 def causes_first(

@@ -14,6 +14,7 @@ from esper.tracing.origin import Origin
 from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
 from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
+from esper.watching.checks.looks import kinds_of
 from esper.watching.finding import recall
 from esper.watching.finding.beginning import Owners, as_it_began
 from esper.watching.finding.bystanders import causes_first, masks_last
@@ -56,9 +57,8 @@ from esper.watching.finding.source import add_sources
 from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.finding.without_partners import possible_ones
 from esper.watching.guard import Guard
-from esper.watching.looks import kinds_of
-from esper.watching.parts import Part
-from esper.watching.shards import local
+from esper.watching.model.parts import Part
+from esper.watching.model.shards import local
 
 Replay = Literal["auto", "model", "off"]
 _EACH_STEPS: Final = "every pass of the loop takes a step"

@@ -18,6 +18,7 @@ from esper.tracing.operations import Operation, line_text
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.recorded import OperationRecorder
 from esper.tracing.tracer import OperationTracer
+from esper.watching.checks.looks import is_finite, kinds_of
 from esper.watching.finding.child.isolation import REFUSED
 from esper.watching.finding.frames import is_plumbing
 from esper.watching.finding.put_back import everything_put_back
@@ -30,9 +31,8 @@ from esper.watching.finding.rerun import (
 )
 from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.finding.without_partners import FROM_ANOTHER_RANK, is_from_partner
-from esper.watching.heads import OUTPUT_QUANTITIES, Head
-from esper.watching.looks import is_finite, kinds_of
-from esper.watching.parts import Part, bad_rows
+from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
+from esper.watching.model.parts import Part, bad_rows
 
 #: Number of calling lines of an operation that are searched for the name of its result.
 CALLERS: Final = 8

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from esper.watching.checks.looks import values_in
 from esper.watching.finding.source import in_order_of_assignment, is_throwaway
-from esper.watching.looks import values_in
-from esper.watching.shards import local
+from esper.watching.model.shards import local
 
 _TORCH = str(Path(torch.__file__).parent)
 _ESPER = str(Path(__file__).parents[2])

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from esper.watching.checks.held import without_gradients
 from esper.watching.finding.frames import frames_calling
 from esper.watching.guard import Guard
-from esper.watching.held import without_gradients
-from esper.watching.hooks import Closure
+from esper.watching.hooking.hooks import Closure
 
 
 class ClosureSteps:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.telemetry import HOSTS, SHARED
-from esper.watching.heads import Head, HeadsError, check_module
-from esper.watching.shards import first_row, is_shared, local
+from esper.watching.model.heads import Head, HeadsError, check_module
+from esper.watching.model.shards import first_row, is_shared, local
 
 #: Names that libraries give to the logarithms of the standard deviations of actions.
 _LOG_STD: Final = ("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import SHARED
-from esper.watching.parts import Part
-from esper.watching.shards import local
+from esper.watching.model.parts import Part
+from esper.watching.model.shards import local
 
 
 class OwnerNorms:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import STALLED_UPDATES
-from esper.watching.shards import local
+from esper.watching.model.shards import local
 
 #: Why no operation is known of what this look sees.
 WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from esper.watching.parts import Part, log_std_excess
+from esper.watching.model.parts import Part, log_std_excess
 
 
 class StdLook:

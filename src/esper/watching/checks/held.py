@@ -8,11 +8,11 @@ from operator import is_
 import torch
 from torch import Tensor
 
+from esper.watching.checks.looks import is_finite
 from esper.watching.finding.explaining import Found
-from esper.watching.hooks import gradient_norm
-from esper.watching.looks import is_finite
-from esper.watching.parts import Part
-from esper.watching.shards import local
+from esper.watching.hooking.hooks import gradient_norm
+from esper.watching.model.parts import Part
+from esper.watching.model.shards import local
 
 
 @dataclass(slots=True)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from esper.leyline.telemetry import SHARED
-from esper.watching.device_flags import KINDS, ReadFlags
+from esper.watching.checks.device_flags import KINDS, ReadFlags
 from esper.watching.finding.explaining import Found
-from esper.watching.heads import OUTPUT_QUANTITIES, Head
-from esper.watching.parts import Part
+from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
+from esper.watching.model.parts import Part
 
 FLAGS_ONLY: Final = (
     "flags were read after the update, when the minibatch was gone: watch with when='step' to find "

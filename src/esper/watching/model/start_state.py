@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.leyline.errors import EsperError
-from esper.watching.shards import local
+from esper.watching.model.shards import local
 
 
 class _TooLargeError(EsperError):

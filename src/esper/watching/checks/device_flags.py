@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from esper.leyline.text.sighting_words import nonfinite_kind
-from esper.watching.heads import Head, output_width
-from esper.watching.parts import Part, device_of
-from esper.watching.shards import local
+from esper.watching.model.heads import Head, output_width
+from esper.watching.model.parts import Part, device_of
+from esper.watching.model.shards import local
 
 #: Kinds of non-finite values, in the order of the rows of the flags.
 KINDS = ("nan", "+inf", "-inf")

@@ -7,7 +7,7 @@ finite, so that it does not hide a fault elsewhere.
 import torch
 from torch import Tensor, nn
 
-from esper.watching.shards import local
+from esper.watching.model.shards import local
 
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
