@@ -21,7 +21,8 @@ from esper.leyline.telemetry import (
 from esper.recording.run_recorder import RunRecorder
 from esper.tracing.operations import Operation, Place
 from esper.tracing.origin import Origin
-from esper.watching.finding.explaining import Explanation, Found
+from esper.watching.checks.found import Found
+from esper.watching.finding.explaining import Explanation
 from esper.watching.model.heads import Head
 from esper.watching.recorder import Trouble, UpdateRecord
 

@@ -41,7 +41,8 @@ from esper.tracing.recorded import (
 )
 from esper.tracing.repeatable import is_repeatable
 from esper.tracing.tracer import OperationTracer
-from esper.watching.finding.explaining import Found, origin_in, origin_in_use
+from esper.watching.checks.found import Found
+from esper.watching.finding.explaining import origin_in, origin_in_use
 from esper.watching.finding.rerun import LOOP_FUNCTION
 
 REMARK: Final = "the recorded PyTorch operations were repeated, not the training script"

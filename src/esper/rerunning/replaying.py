@@ -1,11 +1,9 @@
 """Repeats an incident of a watched run: untraced up to the minibatch before it, then traced."""
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from esper import watching
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.leyline.text.plain_text import printable
 from esper.leyline.text.source_paths import short_path
@@ -22,6 +19,7 @@ from esper.recipes.sb3_plan import REBUILDER, OnPolicyPlan
 from esper.recording.capsule import WatchedCapsule, versions
 from esper.recording.run_recorder import sightings_of
 from esper.rerunning.bounded import BoundedMemory
+from esper.rerunning.observers import OBSERVERS, files_of
 from esper.rerunning.recorded_operations import REMARK, run_recorded, verdict_of
 from esper.rerunning.sb3 import plan_of, rebuild
 from esper.simic.command_progress import Report, no_report
@@ -33,8 +31,9 @@ from esper.tracing.recorded import OPERATIONS
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
 from esper.watching.agreement import OnNonfinite
+from esper.watching.checks.found import Found
 from esper.watching.finding.beginning import as_it_began
-from esper.watching.finding.explaining import CALLERS, Found, origin_in, origin_in_use
+from esper.watching.finding.explaining import CALLERS, origin_in, origin_in_use
 from esper.watching.finding.frames import is_plumbing, tensors_in
 from esper.watching.hooking.backward_pass import losses_in
 from esper.watching.hooking.hooks import BackwardWatch
@@ -183,7 +182,7 @@ class _Repetition:
                 for name, _ in model.policy.named_parameters()
                 for kind in _NEVER_NEGATIVE
             ],
-            observers=(*_OBSERVERS, *_files_of(type(model.rollout_buffer))),
+            observers=(*OBSERVERS, *files_of(type(model.rollout_buffer))),
             is_plumbing=is_plumbing,
             loop="train" if capsule.phase == "update" else "",
             callers=CALLERS,
@@ -435,18 +434,3 @@ def _set_random_states(states: Any) -> None:
         raise IncidentError(
             "the capsule cannot be replayed: a state of its random generators does not fit"
         ) from None
-
-
-def _files_of(buffer: type) -> Iterator[str]:
-    """Yield the source files of a class of rollout buffers, which fetch minibatches."""
-    for cls in buffer.__mro__[:-1]:
-        yield str(sys.modules[cls.__module__].__file__)
-
-
-def _observers() -> tuple[str, ...]:
-    """Return the source files that only read training's tensors."""
-    folder = Path(watching.__file__).parent
-    return tuple(str(file) for file in folder.rglob("*.py"))
-
-
-_OBSERVERS: Final = _observers()

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from esper.leyline.telemetry import SHARED
-from esper.watching.finding.explaining import Explanation, Found
+from esper.watching.checks.found import Found
+from esper.watching.finding.explaining import Explanation
 from esper.watching.model.heads import OUTPUT_QUANTITIES
 
 _NOT_USED: Final = "no operation of the training made it: the environment returned it"

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from esper.leyline.telemetry import SHARED
+from esper.watching.checks.found import Found, Look, look_of
 from esper.watching.checks.held import HeldMinibatch
 from esper.watching.checks.looks import is_finite, kinds_of
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.explaining import Explanation, Found, Look, Minibatch, look_of
+from esper.watching.finding.explaining import Explanation, Minibatch
 from esper.watching.finding.frames import forget_variables
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard

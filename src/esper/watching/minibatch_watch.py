@@ -19,18 +19,19 @@ from esper.watching.checks.device_flags import DeviceFlags, ReadFlags
 from esper.watching.checks.held import HeldMinibatch, without_gradients
 from esper.watching.checks.looks import is_finite
 from esper.watching.checks.owner_norms import OwnerNorms
-from esper.watching.checks.self_masking import LayerCall, SelfMasking
 from esper.watching.checks.std_look import StdLook
 from esper.watching.finding.explainer import Explainer
 from esper.watching.finding.repeater import Repeater
+from esper.watching.finding.self_masking import LayerCall, SelfMasking
 from esper.watching.guard import Guard
 from esper.watching.hooking.backward_pass import NoOptimizer, OwnLosses, losses_in
 from esper.watching.hooking.closures import ClosureSteps
-from esper.watching.hooking.hooks import Closure, OwnOptimizers
+from esper.watching.hooking.hooks import OwnOptimizers
 from esper.watching.incidents import Incidents
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part
 from esper.watching.model.shards import local
+from esper.watching.model.step_arguments import Closure
 from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows

@@ -22,11 +22,11 @@ from esper.tracing.recorded import RecordedMinibatch
 from esper.watching.agreement import Agreement, NonfiniteHalt, OnNonfinite, Reaction
 from esper.watching.checks.device_flags import DeviceFlags
 from esper.watching.checks.flag_evidence import FLAGS_ONLY, found_in_flags
+from esper.watching.checks.found import Found
 from esper.watching.checks.looks import is_finite
 from esper.watching.checks.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
-from esper.watching.finding.explaining import Found
 from esper.watching.finding.frames import frames_of_traceback
 from esper.watching.finding.repeater import Repeater
 from esper.watching.given import Given

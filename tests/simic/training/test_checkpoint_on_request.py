@@ -34,8 +34,8 @@ def test_a_checkpoint_is_written_in_the_middle_of_a_batch_and_training_goes_on(
     # Asked for at the end of a batch: written after the first step of the next.
     assert [one.update for one in log.of(CheckpointWritten)] == [1, 4, 5, 6]
     assert found[1:] == [[1], [1], [1], [1, 4], [4, 5]]
-    said = [one.text for one in log.of(Notice) if "asked for" in one.text]
-    assert said == [f"asked for a checkpoint: the newest is of update {n}" for n in (1, 4)]
+    lines = [one.text for one in log.of(Notice) if "asked for" in one.text]
+    assert lines == [f"asked for a checkpoint: the newest is of update {n}" for n in (1, 4)]
 
 
 def test_a_request_before_the_first_update_has_nothing_to_write(train: Train) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 
 from esper.leyline.telemetry import SHARED
 from esper.watching.checks.device_flags import KINDS, ReadFlags
-from esper.watching.finding.explaining import Found
+from esper.watching.checks.found import Found
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from esper.leyline.telemetry import SHARED
 from esper.tracing.operations import Operation
-from esper.watching.finding.explaining import Found
+from esper.watching.checks.found import Found
 from esper.watching.finding.source import variable_assigned_at
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part, is_log_std, squares_overflow

@@ -14,6 +14,7 @@ from esper.tracing.origin import Origin
 from esper.tracing.recorded import OperationRecorder, RecordedMinibatch
 from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
+from esper.watching.checks.found import Found, Look, look_of
 from esper.watching.checks.looks import kinds_of
 from esper.watching.finding import recall
 from esper.watching.finding.beginning import Owners, as_it_began
@@ -27,15 +28,12 @@ from esper.watching.finding.earlier_passes import (
 )
 from esper.watching.finding.explaining import (
     Explanation,
-    Found,
-    Look,
     Minibatch,
     Repetition,
     bad_of,
     evidence_alone,
     evidence_in,
     line_on_stack,
-    look_of,
     loop_line_of,
     origin_in,
     origin_in_use,

@@ -5,7 +5,7 @@ outputs of the heads, the gradients. The first finding is the cause; its consequ
 reported.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
@@ -18,6 +18,7 @@ from esper.tracing.operations import Operation, line_text
 from esper.tracing.origin import Origin, find_origin
 from esper.tracing.recorded import OperationRecorder
 from esper.tracing.tracer import OperationTracer
+from esper.watching.checks.found import Found, Look
 from esper.watching.checks.looks import is_finite, kinds_of
 from esper.watching.finding.child.isolation import REFUSED
 from esper.watching.finding.frames import is_plumbing
@@ -36,27 +37,6 @@ from esper.watching.model.parts import Part, bad_rows
 
 #: Number of calling lines of an operation that are searched for the name of its result.
 CALLERS: Final = 8
-
-
-@dataclass(frozen=True)
-class Found:
-    """One non-finite quantity that no other finding explains."""
-
-    owner: str  # a head, a group, or SHARED
-    quantity: str
-    kind: str  # "nan", "+inf" or "-inf"
-    part: str = ""  # the tensor
-    environment: int | None = None  # number of its environment, as the library counts
-    step: int | None = None  # of that environment, counted from 1; 0: its first reset
-
-
-#: What was found, without its kinds: a fault that lasts may make an Inf once, and then a NaN.
-Look = frozenset[tuple[str, str, str]]
-
-
-def look_of(found: Iterable[Found]) -> Look:
-    """Return owner, quantity and part of the findings."""
-    return frozenset((one.owner, one.quantity, one.part) for one in found)
 
 
 @dataclass(frozen=True)

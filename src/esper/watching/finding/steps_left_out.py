@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import optimizer as torch_optimizer
 
-from esper.watching.hooking.hooks import Closure, closure_in, with_closure
+from esper.watching.model.step_arguments import Closure, closure_in, with_closure
 
 
 class StepReached(BaseException):

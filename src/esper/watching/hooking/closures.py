@@ -16,7 +16,7 @@ from torch import Tensor
 from esper.watching.checks.held import without_gradients
 from esper.watching.finding.frames import frames_calling
 from esper.watching.guard import Guard
-from esper.watching.hooking.hooks import Closure
+from esper.watching.model.step_arguments import Closure
 
 
 class ClosureSteps:

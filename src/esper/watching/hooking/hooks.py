@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
@@ -14,8 +14,7 @@ from torch.nn.utils import clip_grad
 from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
-#: A function that computes the gradients of a step inside of it, and returns the loss.
-Closure = Callable[[], Any]
+from esper.watching.model.step_arguments import Closure, closure_in, with_closure
 
 
 class Listener(Protocol):
@@ -225,21 +224,6 @@ def bare(model: Any) -> Any:
     return model
 
 
-def closure_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Closure | None:
-    """Return the closure among the arguments of a step, of which the first is the optimizer."""
-    closure = args[1] if len(args) > 1 else kwargs.get("closure")
-    return closure if callable(closure) else None
-
-
-def with_closure(
-    args: tuple[Any, ...], kwargs: dict[str, Any], closure: Closure
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a step with another closure."""
-    if len(args) > 1:
-        return (args[0], closure, *args[2:]), kwargs
-    return args, {**kwargs, "closure": closure}
-
-
 def hook_steps(
     optimizers: Iterable[torch.optim.Optimizer],
     before: Callable[[torch.optim.Optimizer, Closure | None], Closure | None],
@@ -347,12 +331,3 @@ class TrainingHooks:
             if each is not None:
                 each.close()
         self._clip = self._scaler = self._backward = None
-
-
-def gradient_norm(gradients: list[Tensor]) -> Tensor:
-    """Return the norm of all gradients, finite only if all of them are: a scalar.
-
-    Norms of order 2 take a fifth of the time of other orders.
-    """
-    norms = torch._foreach_norm(gradients, 2.0)
-    return torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms]))
