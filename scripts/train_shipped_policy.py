@@ -22,7 +22,7 @@ from rich.console import Console
 from esper.growth.environment.observation import FEATURES
 from esper.karn.store.run_store import CONFIG_NAME, RunReader, find_run
 from esper.leyline.telemetry import EpisodesCompleted
-from esper.policies import find_policy
+from esper.services.policies import find_policy
 from esper.simic.evaluation import evaluation_report
 from esper.simic.evaluation.baseline_names import DEFAULT_BASELINES
 from esper.simic.evaluation.contest import Evaluation, evaluate

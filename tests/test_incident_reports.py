@@ -117,7 +117,7 @@ def test_every_reader_joins_the_incidents_of_the_store_with_the_capsules_on_the_
     assert counted(tmp_path, capsys) == (3, 2)
     shutil.rmtree(run / "incidents" / "0002")
     assert counted(tmp_path, capsys) == (3, 3)
-    monkeypatch.setattr("esper.incident_reports._INCIDENTS_LISTED", 1)
+    monkeypatch.setattr("esper.services.incident_reports._INCIDENTS_LISTED", 1)
     print_incidents(tmp_path)
     assert capsys.readouterr().out.endswith("1 older, not kept, are not listed\n")
 

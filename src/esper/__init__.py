@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from esper.growth.environment.env import GrowthVectorEnv
     from esper.karn.reports.run_catalogue import list_runs
     from esper.leyline.errors import EsperError
-    from esper.opened_run import open_run
-    from esper.policies import evaluate, grow
+    from esper.services.opened_run import open_run
+    from esper.services.policies import evaluate, grow
+    from esper.services.watched_run import watch
     from esper.simic.telemetry.nonfinite import NonfiniteMonitor
-    from esper.watched_run import watch
 
 __all__ = [
     "EsperError",
@@ -34,11 +34,11 @@ _MODULES = {
     "EsperError": "esper.leyline.errors",
     "GrowthVectorEnv": "esper.growth.environment.env",
     "NonfiniteMonitor": "esper.simic.telemetry.nonfinite",
-    "evaluate": "esper.policies",
-    "grow": "esper.policies",
+    "evaluate": "esper.services.policies",
+    "grow": "esper.services.policies",
     "list_runs": "esper.karn.reports.run_catalogue",
-    "open_run": "esper.opened_run",
-    "watch": "esper.watched_run",
+    "open_run": "esper.services.opened_run",
+    "watch": "esper.services.watched_run",
 }
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.store.run_store import RunReader, find_run
-from esper.launch.training_process import TrainingProcess
 from esper.leyline.telemetry import RunFinished, RunStarted
-from esper.run_lock import HeldRun
+from esper.services.launch.training_process import TrainingProcess
+from esper.services.run_lock import HeldRun
 from esper.simic.config import ConfigError
 
 Run = Callable[..., tuple[int, str, str]]

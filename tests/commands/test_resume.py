@@ -10,8 +10,8 @@ import pytest
 
 from esper.commands.ppo.ending import EXIT_CODE_INCOMPLETE
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.launch.other_machine import check_not_trained_elsewhere
-from esper.run_lock import HeldRun
+from esper.services.launch.other_machine import check_not_trained_elsewhere
+from esper.services.run_lock import HeldRun
 from esper.simic.config import ConfigError
 
 Run = Callable[..., tuple[int, str, str]]

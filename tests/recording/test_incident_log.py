@@ -10,7 +10,7 @@ from torch import nn
 
 import esper
 from esper.karn.reports.run_end import closing_lines
-from esper.launch.script_process import prepare_script_run
+from esper.services.launch.script_process import prepare_script_run
 
 HEADS = {"steer": 3, "brake": 2}
 

@@ -9,10 +9,10 @@ import torch
 from recorded_runs import train
 
 from esper.commands.replay_process import ReplayProcessError, Request, replay_in_process
-from esper.incident_reports import incidents_of
 from esper.leyline.files.incident_files import CAPSULE_NAME
 from esper.recording.capsule import watched_capsule_of
 from esper.rerunning.replaying import replay_watched
+from esper.services.incident_reports import incidents_of
 from esper.simic.command_progress import NO_PROGRESS
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.verdict import NOT_REPRODUCED

@@ -14,10 +14,10 @@ from sb3_faults import INF, NAN, Planted, in_moment, in_parameter, in_rollout, p
 from sb3_models import ALGORITHMS, BOX, DISCRETE, ON_POLICY, ROLLOUT, Walk, build
 
 import esper
-from esper.incident_reports import incidents_of, replay_incident
 from esper.integrations.sb3 import EsperCallback
 from esper.karn.reports.run_end import closing_lines
 from esper.leyline.files.incident_files import CAPSULE_NAME, SUMMARY_NAME
+from esper.services.incident_reports import incidents_of, replay_incident
 from esper.simic.command_progress import NoProgress
 from esper.simic.replay.incidents import IncidentError
 from esper.simic.replay.replay_report import moment, replay_as_json
@@ -293,7 +293,7 @@ def test_a_plain_loop_keeps_its_tensors(tmp_path):
 
 def test_a_model_that_is_too_large_has_no_capsule(tmp_path, monkeypatch):
     for limit in ("LARGEST", "_LARGEST_START"):
-        monkeypatch.setattr(f"esper.watched_run.{limit}", 1000)
+        monkeypatch.setattr(f"esper.services.watched_run.{limit}", 1000)
 
     run = trained(tmp_path, build("PPO", DISCRETE), in_rollout("advantages", NAN))
 
@@ -304,7 +304,7 @@ def test_a_model_that_is_too_large_has_no_capsule(tmp_path, monkeypatch):
 
 
 def test_of_a_large_state_the_recorded_operations_are_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr("esper.watched_run._LARGEST_START", 1000)
+    monkeypatch.setattr("esper.services.watched_run._LARGEST_START", 1000)
 
     replay = replayed(trained(tmp_path, build("PPO", DISCRETE), in_rollout("log_probs", -500.0)))
 

@@ -14,8 +14,8 @@ from sb3_models import BOX, DISCRETE, MULTI_BINARY, MULTI_DISCRETE
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from esper.incident_reports import replay_incident
 from esper.integrations.sb3 import EsperCallback
+from esper.services.incident_reports import replay_incident
 from esper.simic.command_progress import NoProgress
 from esper.simic.replay.verdict import REPRODUCED
 

@@ -18,7 +18,7 @@ from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.replay.incidents import Capsule
 from esper.simic.training import trainer as training
-from esper.simic.training.incident_recording import capsule_of
+from esper.simic.training.faults.incident_recording import capsule_of
 from esper.simic.training.process.stopping import StopRequest
 from esper.simic.training.progress import PlainLines
 from esper.tamiyo.policy import RecurrentPolicy

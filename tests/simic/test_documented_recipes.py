@@ -15,7 +15,7 @@ import torch
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.export.module_files import load_module, write_module
 from esper.growth.tasks.loading import load_task
-from esper.policies import find_policy
+from esper.services.policies import find_policy
 from esper.simic.growing.growth import grow, write_checked
 from esper.simic.growing.growth_card import growth_card
 

@@ -18,7 +18,7 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.export.module_files import load_module, logits_of
 from esper.growth.tasks.loading import load_task
 from esper.leyline.heads import SLOT_CHOICES, Stage
-from esper.policies import find_policy
+from esper.services.policies import find_policy
 from esper.simic import requests
 from esper.simic.config import updated
 from esper.simic.environment import make_environment

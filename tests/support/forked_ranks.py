@@ -20,7 +20,7 @@ _context.set_forkserver_preload(
     [
         "esper.cli",
         "esper.commands.ppo.rank",
-        "esper.launch.resume_auto",
+        "esper.services.launch.resume_auto",
         "esper.simic.ranks.meeting",
         "esper.simic.training.progress",
         "esper.simic.training.trainer",

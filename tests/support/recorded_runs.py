@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import esper
-from esper.incident_reports import replay_incident
+from esper.services.incident_reports import replay_incident
 from esper.simic.command_progress import NoProgress
 
 

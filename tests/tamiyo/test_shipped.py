@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from esper.growth.environment.observation import FEATURES
-from esper.policies import load_policy, locate_policy
+from esper.services.policies import load_policy, locate_policy
 from esper.simic.config import TrainingConfig, read_config, updated
 from esper.simic.training.trained_policy import shipped_policy
 from esper.tamiyo.policy import RecurrentPolicy

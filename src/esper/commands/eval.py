@@ -64,7 +64,7 @@ def add_eval(verbs: Any) -> None:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from esper import policies
+    from esper.services import policies
     from esper.simic.requests import check_picture
 
     if options.plot is not None:

@@ -56,7 +56,7 @@ def add_grow(verbs: Any) -> None:
 
 
 def _grow(options: argparse.Namespace) -> int:
-    from esper import policies
+    from esper.services import policies
 
     grown = policies.grow(
         options.task,

@@ -38,8 +38,8 @@ def _incidents(options: argparse.Namespace) -> int:
     run = find_run(options.run_dir, options.run)  # bad input is refused before anything is loaded
     from rich.text import Text
 
-    from esper.incident_reports import incidents_of
     from esper.karn.text.plain_console import PlainConsole
+    from esper.services.incident_reports import incidents_of
 
     found = incidents_of(run)
     if (doubt := found.completeness.doubt) is not None:

@@ -35,7 +35,7 @@ class Request(msgspec.Struct, frozen=True):
     """The incident to repeat, and the form of the report.
 
     Attributes:
-        run_dir, run, number, update: see `esper.incident_reports.replay_incident`.
+        run_dir, run, number, update: see `esper.services.incident_reports.replay_incident`.
         as_json: whether the report is JSON.
         with_page: whether to create an HTML page.
         width: width of the report in columns.
@@ -205,9 +205,9 @@ def _limit_memory() -> None:
 
 
 def _replayed(request: Request, progress: Any) -> Answer:
-    from esper.incident_reports import replay_incident
     from esper.karn.text.plain_console import PlainConsole
     from esper.leyline.text.json_text import json_text
+    from esper.services.incident_reports import replay_incident
     from esper.simic.replay import replay_report
     from esper.simic.replay.replay_page import replay_page
 

@@ -44,9 +44,9 @@ def add_run_script(verbs: Any) -> None:
 
 def run_script(options: argparse.Namespace) -> int:
     """Run the script; return its exit code."""
-    from esper.launch.alert_process import alert_config, start_alerts
-    from esper.launch.mirror_process import check_trackers
-    from esper.launch.script_process import prepare_script_run
+    from esper.services.launch.alert_process import alert_config, start_alerts
+    from esper.services.launch.mirror_process import check_trackers
+    from esper.services.launch.script_process import prepare_script_run
 
     command = [part for place, part in enumerate(options.command) if (place, part) != (0, "--")]
     check_trackers(options.log_to)
@@ -65,7 +65,7 @@ def run_script(options: argparse.Namespace) -> int:
 
 def _in_front(run: Path, command: list[str]) -> int:
     """Run the script with its output on this terminal and in the run's console log."""
-    from esper.launch.script_process import ScriptProcess
+    from esper.services.launch.script_process import ScriptProcess
 
     process = ScriptProcess(run, command, _echo)
 
@@ -84,7 +84,7 @@ def _in_front(run: Path, command: list[str]) -> int:
 def _behind_sanctum(run: Path, command: list[str], run_dir: Path) -> int | None:
     """Show the script in Sanctum; return its exit code, or None if the user detached from it."""
     from esper.commands.shown_process import wait_behind_sanctum
-    from esper.launch.script_process import ScriptProcess
+    from esper.services.launch.script_process import ScriptProcess
 
     process = ScriptProcess(run, command)
     code = wait_behind_sanctum(

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from esper.karn.reports.run_commands import run_command
-from esper.launch.script_process import ScriptProcess
-from esper.launch.training_process import TrainingProcess
+from esper.services.launch.script_process import ScriptProcess
+from esper.services.launch.training_process import TrainingProcess
 
 
 def wait_behind_sanctum(

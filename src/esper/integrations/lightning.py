@@ -20,7 +20,7 @@ from torch import Tensor
 
 from esper.integrations.replacing import replaced
 from esper.recipes.recipe import Subject
-from esper.watched_run import watch
+from esper.services.watched_run import watch
 from esper.watching.finding.repeater import RandomState
 from esper.watching.finding.rerun import CannotRunAgainError, refuse_effects
 from esper.watching.finding.steps_left_out import StepReached

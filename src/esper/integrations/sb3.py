@@ -17,7 +17,7 @@ from esper.leyline.telemetry import SHARED
 from esper.recipes.sb3 import figures_of, run_name
 from esper.recording.place import Continued
 from esper.recording.run_recorder import RunRecorder
-from esper.watched_run import UnwritableRunError, watch
+from esper.services.watched_run import UnwritableRunError, watch
 from esper.watching.watch import Watch
 
 #: Off-policy algorithms train after every few steps; calls within this time are one update.

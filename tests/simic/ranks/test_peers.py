@@ -111,7 +111,9 @@ def test_a_process_that_does_not_end_is_reported(
 ) -> None:
     monkeypatch.setattr(module, "GRACE_SECONDS", 0.0)
     three.hub.ask_to_stop()
-    wait_until(lambda: "overdue: it was asked to stop" in three.heard[1].received, "rank 1 is overdue")
+    wait_until(
+        lambda: "overdue: it was asked to stop" in three.heard[1].received, "rank 1 is overdue"
+    )
 
 
 def test_a_stranger_is_not_heard(three: Three) -> None:

@@ -17,7 +17,7 @@ from esper.leyline.telemetry import HOSTS, SHARED, DecisionsTaken
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.telemetry.emitters import emit_episodes
 from esper.simic.training.collecting import Batch, collect
-from esper.simic.training.episode_watch import HOSTS_NAMED, EpisodeWatch
+from esper.simic.training.faults.episode_watch import HOSTS_NAMED, EpisodeWatch
 from esper.tamiyo import acting as tamiyo_acting
 from esper.tamiyo.policy import HeadLayout
 

@@ -20,7 +20,7 @@ from esper.leyline.telemetry import (
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.replay.incidents import list_incidents
 from esper.simic.training.checkpoint import latest_checkpoint, load_checkpoint
-from esper.simic.training.intervention import Action, Escalation
+from esper.simic.training.faults.intervention import Action, Escalation
 
 Train = Callable[..., tuple[RunFinished, Any]]
 

@@ -15,14 +15,14 @@ import torch
 
 from esper.cli import main
 from esper.karn.sanctum.following.follower import RunFollower
-from esper.launch.resume import prepare_resume
 from esper.leyline.files.checkpoint_file import (
     CheckpointError,
     newest_whole,
     parse_checkpoint,
     read_checkpoint,
 )
-from esper.policies import evaluate, load_policy, locate_policy
+from esper.services.launch.resume import prepare_resume
+from esper.services.policies import evaluate, load_policy, locate_policy
 from esper.simic.config import ConfigError
 from esper.simic.training.checkpoint import (
     Checkpoint,

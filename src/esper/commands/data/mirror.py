@@ -12,7 +12,7 @@ from esper.karn.store.run_directory import find_run
 
 if TYPE_CHECKING:
     from esper.karn.mirror.mirroring import MirrorResult
-    from esper.launch.mirror_process import MirrorProcess
+    from esper.services.launch.mirror_process import MirrorProcess
 
 
 _UPDATES: Final = {0: "nothing new", 1: "1 update"}
@@ -61,7 +61,7 @@ def mirrored(run: Path, log_to: Sequence[str]) -> Iterator["MirrorProcess"]:
         run: the run's directory.
         log_to: the values of --log-to; may be empty.
     """
-    from esper.launch.mirror_process import MirrorProcess
+    from esper.services.launch.mirror_process import MirrorProcess
 
     process = MirrorProcess(run, log_to)
     yield process

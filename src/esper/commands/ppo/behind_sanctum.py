@@ -5,8 +5,8 @@ from pathlib import Path
 from esper.commands.ppo.ending import closing_lines, print_ending
 from esper.commands.shown_process import wait_behind_sanctum
 from esper.karn.store.run_directory import CONSOLE_NAME
-from esper.launch.training_process import TrainingProcess
-from esper.run_lock import HeldRun
+from esper.services.launch.training_process import TrainingProcess
+from esper.services.run_lock import HeldRun
 
 
 def train_behind_sanctum(held: HeldRun, run_dir: Path) -> int | None:

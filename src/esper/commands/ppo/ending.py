@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from esper.karn.store.errors import RunStoreError
-from esper.launch.train import TrainingOutcome
 from esper.leyline.text.plain_text import printable
+from esper.services.launch.train import TrainingOutcome
 
 #: Training finished or stopped, but an event is missing from the store or the last checkpoint
 #: could not be written.

@@ -14,9 +14,9 @@ from esper.commands.ppo.ending import (
     print_ending,
 )
 from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
-from esper.launch.among_ranks import RankStart
-from esper.launch.train import train_run
-from esper.run_lock import HeldRun
+from esper.services.launch.among_ranks import RankStart
+from esper.services.launch.train import train_run
+from esper.services.run_lock import HeldRun
 from esper.simic.config import ConfigError, load_config
 from esper.simic.training.process.outputs import GuardedStream, LogFile, OutputTroubles
 

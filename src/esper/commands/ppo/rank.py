@@ -11,11 +11,11 @@ from esper.commands.ppo.ending import end_at_once, end_in_vain, exit_code
 from esper.commands.ppo.in_front import console_log, report_stop, train_in_front
 from esper.karn.store.rank_folders import Rank
 from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
-from esper.launch.alert_process import start_alerts
-from esper.launch.among_ranks import Prepare, RankStart, RefusedElsewhereError
-from esper.launch.train import train_run
 from esper.leyline.errors import EsperError
-from esper.run_lock import HeldRun
+from esper.services.launch.alert_process import start_alerts
+from esper.services.launch.among_ranks import Prepare, RankStart, RefusedElsewhereError
+from esper.services.launch.train import train_run
+from esper.services.run_lock import HeldRun
 from esper.simic.config import load_config
 from esper.simic.training.process.outputs import GuardedStream, OutputTroubles
 

@@ -15,14 +15,14 @@ from esper.commands.options import OptionError, add_run_dir, add_verb, whole_num
 from esper.commands.output import print_warning
 from esper.karn.store.rank_folders import Rank, rank_of_environment
 from esper.karn.terminal import is_screen
-from esper.launch.alert_process import alert_config, start_alerts
-from esper.launch.mirror_process import check_trackers
 from esper.leyline.errors import EsperError
 from esper.leyline.settings import declared_settings
+from esper.services.launch.alert_process import alert_config, start_alerts
+from esper.services.launch.mirror_process import check_trackers
 from esper.simic.config import TrainingConfig, option_of, setting_names
 
 if TYPE_CHECKING:
-    from esper.run_lock import HeldRun
+    from esper.services.run_lock import HeldRun
 
 
 def add_ppo(verbs: Any) -> None:
@@ -108,7 +108,7 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 def ppo(options: argparse.Namespace) -> int:
     """Train as the options say; return the exit code."""
-    from esper.launch.resume_auto import NothingLeftError
+    from esper.services.launch.resume_auto import NothingLeftError
 
     try:
         rank = rank_of_environment()
@@ -166,7 +166,7 @@ def _prepared(options: argparse.Namespace) -> "HeldRun":
         EsperError: the run cannot be created or resumed.
     """
     given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
-    from esper.launch.resume_auto import AUTO, prepare_newest
+    from esper.services.launch.resume_auto import AUTO, prepare_newest
 
     if options.resume == AUTO:
         return prepare_newest(
@@ -179,7 +179,7 @@ def _prepared(options: argparse.Namespace) -> "HeldRun":
             data_changed=options.data_changed,
         )
     if options.resume is not None:
-        from esper.launch.resume import prepare_resume
+        from esper.services.launch.resume import prepare_resume
 
         return prepare_resume(
             options.run_dir,
@@ -194,7 +194,7 @@ def _prepared(options: argparse.Namespace) -> "HeldRun":
     if options.force or options.data_changed:
         option = "--force" if options.force else "--data-changed"
         raise OptionError(f"{option} only applies to --resume")
-    from esper.launch.new_run import prepare_run
+    from esper.services.launch.new_run import prepare_run
 
     return prepare_run(options.run_dir, options.name, given, options.config)
 

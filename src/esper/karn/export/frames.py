@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def polars_frame(run: Path, table: str) -> "polars.DataFrame":
-    """Return a table of a run as a polars data frame; see `esper.opened_run.Run.to_polars`."""
+    """Return a table of a run as a polars data frame; see `to_polars` of an opened run."""
     _check(table, "polars")
     import polars
 
@@ -34,7 +34,7 @@ def polars_frame(run: Path, table: str) -> "polars.DataFrame":
 
 
 def pandas_frame(run: Path, table: str) -> "pandas.DataFrame":
-    """Return a table of a run as a pandas data frame; see `esper.opened_run.Run.to_pandas`."""
+    """Return a table of a run as a pandas data frame; see `to_pandas` of an opened run."""
     _check(table, "pandas")
     import pandas
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from esper.karn.reports.run_folder.run_summary import RunSummary, summary_of
-from esper.karn.sanctum.fold.logged_figures import logged_figures
+from esper.karn.sanctum.fold.ledgers.logged_figures import logged_figures
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.store.reading.recorded_settings import settings_at_start

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from esper.karn.sanctum.fold import decision_states, event_log, host_ledger
+from esper.karn.sanctum.fold import decision_states, event_log
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
-from esper.karn.sanctum.fold.host_ledger import HostLedger
-from esper.karn.sanctum.fold.incident_ledger import IncidentLedger
 from esper.karn.sanctum.fold.latches import Latches
+from esper.karn.sanctum.fold.ledgers import host_ledger
+from esper.karn.sanctum.fold.ledgers.host_ledger import HostLedger
+from esper.karn.sanctum.fold.ledgers.incident_ledger import IncidentLedger
+from esper.karn.sanctum.fold.ledgers.run_ledger import RunLedger
+from esper.karn.sanctum.fold.ledgers.update_ledger import UpdateLedger
 from esper.karn.sanctum.fold.log_book import LogBook, event_kind
-from esper.karn.sanctum.fold.run_ledger import RunLedger
 from esper.karn.sanctum.fold.states import counted_intervention, machine_state, tamiyo_state
-from esper.karn.sanctum.fold.update_ledger import UpdateLedger
 from esper.karn.sanctum.schema import (
     DecisionState,
     HostState,

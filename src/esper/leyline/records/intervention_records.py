@@ -5,8 +5,8 @@ from typing import Final
 from esper.leyline.records.record import AGGREGATOR, TelemetryRecord, Wiring
 from esper.leyline.thresholds import Thresholds
 
-_INTERVENE: Final = "esper.simic.training.recovery:Recovery.respond"
-_RECORD_INCIDENT: Final = "esper.simic.training.incident_recording:record_incident"
+_INTERVENE: Final = "esper.simic.training.faults.recovery:Recovery.respond"
+_RECORD_INCIDENT: Final = "esper.simic.training.faults.incident_recording:record_incident"
 _LEDGER: Final = "esper.simic.replay.incidents:IncidentLedger.record"
 
 
@@ -20,7 +20,7 @@ def _record(
     label: str,
     payload: str = "InterventionTaken.action",
     handler: str = "_handle_intervention_taken",
-    source: str = "esper.simic.training.intervention:Escalation.after_bad",
+    source: str = "esper.simic.training.faults.intervention:Escalation.after_bad",
     emission: str = _INTERVENE,
     unit: str = "updates",
     causes: tuple[str, ...] = ("see TELE-302 and TELE-303",),

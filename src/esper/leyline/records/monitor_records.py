@@ -153,8 +153,8 @@ MONITOR_RECORDS: Final = (
         meaning="The run's console.log, without the control sequences of terminals.",
         thresholds=Thresholds(healthy="no traceback"),
         wiring=Wiring(
-            source="esper.launch.training_process:TrainingProcess",
-            emission="esper.launch.training_process:TrainingProcess",
+            source="esper.services.launch.training_process:TrainingProcess",
+            emission="esper.services.launch.training_process:TrainingProcess",
             payload="",
             aggregation="esper.karn.store.run_files.console_tail:ConsoleTail.lines",
             snapshot="console",

@@ -15,7 +15,7 @@ from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.agent.rollout import Rollout, RolloutBuffer
 from esper.simic.telemetry.emitters import EventWriter, emit_decisions, emit_step, read_decision
-from esper.simic.training.episode_watch import EpisodeWatch
+from esper.simic.training.faults.episode_watch import EpisodeWatch
 from esper.simic.training.ranks.host_sharing import HostSharing, HostStep
 
 

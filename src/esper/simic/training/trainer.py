@@ -25,16 +25,16 @@ from esper.simic.telemetry.emitters import EventWriter, emit_episodes, emit_ppo_
 from esper.simic.training.checkpoint import Checkpoint, done_on_disk, last_good
 from esper.simic.training.checkpoint_writer import CheckpointWriter
 from esper.simic.training.collecting import Batch, collect, episode_seeds
+from esper.simic.training.faults.incident_recording import capsule_of, record_incident
+from esper.simic.training.faults.intervention import Action, Escalation
+from esper.simic.training.faults.recovery import Intervention, Recovery
 from esper.simic.training.host_pool import HostPool
-from esper.simic.training.incident_recording import capsule_of, record_incident
-from esper.simic.training.intervention import Action, Escalation
 from esper.simic.training.learning_rate import learning_rate_after
 from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 from esper.simic.training.progress import ProgressReport
 from esper.simic.training.ranks.births import report_births, use_one_state
 from esper.simic.training.ranks.host_sharing import HostSharing
 from esper.simic.training.ranks.shared_state import NotedCheckpoints, load_for_all
-from esper.simic.training.recovery import Intervention, Recovery
 from esper.simic.training.run_data import change_sentences
 from esper.simic.training.run_log import RunLog
 from esper.simic.training.run_start import (

@@ -5,8 +5,8 @@ import math
 from fold_checks import log_texts
 
 from esper.karn.sanctum.aggregator import SanctumAggregator
-from esper.karn.sanctum.fold.history import BUCKETS_KEPT
-from esper.karn.sanctum.fold.host_ledger import STEPS_KEPT
+from esper.karn.sanctum.fold.ledgers.history import BUCKETS_KEPT
+from esper.karn.sanctum.fold.ledgers.host_ledger import STEPS_KEPT
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
 from esper.karn.sanctum.schema import InterventionState, SanctumSnapshot, SlotState
 from esper.leyline.heads import Stage

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.karn.sanctum.fold.history import BUCKETS_KEPT, NONFINITE_KEPT, History, Point, thinned
+from esper.karn.sanctum.fold.ledgers.history import (
+    BUCKETS_KEPT,
+    NONFINITE_KEPT,
+    History,
+    Point,
+    thinned,
+)
 
 ANY_FLOATS = st.lists(st.floats(), max_size=60)
 

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from esper.karn.sanctum.fold.incident_ledger import INCIDENTS_KEPT
+from esper.karn.sanctum.fold.ledgers.incident_ledger import INCIDENTS_KEPT
 from esper.karn.sanctum.schema import IncidentState, SlotState
 from esper.leyline.heads import ACTIVE_HEADS, HEAD_CHOICES, HEAD_NAMES, HEAD_SIZES, Op, Stage
 from esper.leyline.telemetry import (

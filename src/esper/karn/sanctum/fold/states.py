@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from esper.karn.sanctum.fold.evidence import EvidenceLedger
 from esper.karn.sanctum.fold.latches import Latches
-from esper.karn.sanctum.fold.update_history import LOGGED, head_series
+from esper.karn.sanctum.fold.ledgers.update_history import LOGGED, head_series
 from esper.karn.sanctum.schema import (
     InterventionState,
     MachineState,

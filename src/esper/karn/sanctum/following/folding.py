@@ -9,9 +9,9 @@ from typing import Final
 from esper.karn.sanctum.aggregator import SanctumAggregator
 from esper.karn.sanctum.fold import event_log
 from esper.karn.sanctum.fold.attention import light_of, lit_lights
-from esper.karn.sanctum.fold.host_ledger import STEPS_KEPT
+from esper.karn.sanctum.fold.ledgers.host_ledger import STEPS_KEPT
+from esper.karn.sanctum.fold.ledgers.run_ledger import SPEED_STEPS
 from esper.karn.sanctum.fold.log_book import LOG_LINES_KEPT
-from esper.karn.sanctum.fold.run_ledger import SPEED_STEPS
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.telemetry import SeedTransitioned

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from esper.karn.sanctum.drawing.charts import progress_bar
 from esper.karn.sanctum.fold.attention import is_drill, light_words, lights_on
-from esper.karn.sanctum.fold.logged_figures import logged_figures
+from esper.karn.sanctum.fold.ledgers.logged_figures import logged_figures
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.frame.banner import HEALTHY_WORD, master_style, master_word, reasons
 from esper.karn.sanctum.frame.run_times import (

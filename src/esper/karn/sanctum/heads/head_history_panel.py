@@ -12,7 +12,7 @@ from esper.karn.sanctum.drawing.judgement import figure_style
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.plot import Series, plots
 from esper.karn.sanctum.fold.evidence import evidence_words
-from esper.karn.sanctum.fold.logged_figures import logged_figures
+from esper.karn.sanctum.fold.ledgers.logged_figures import logged_figures
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import TrainingState
 from esper.karn.sanctum.widgets.tamiyo_brain.action_heads_panel import display_name

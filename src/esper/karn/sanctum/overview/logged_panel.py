@@ -9,7 +9,7 @@ from rich.text import Text
 from esper.karn.sanctum.drawing.charts import sparkline
 from esper.karn.sanctum.drawing.panel import Panel
 from esper.karn.sanctum.drawing.plot import Series, fits, plots
-from esper.karn.sanctum.fold.logged_figures import LoggedFigure, logged_figures
+from esper.karn.sanctum.fold.ledgers.logged_figures import LoggedFigure, logged_figures
 from esper.karn.sanctum.fold.view import View
 from esper.karn.sanctum.schema import SanctumSnapshot
 from esper.karn.text.figures import cut, figure

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
-from esper.karn.sanctum.fold.incident_ledger import INCIDENTS_KEPT
+from esper.karn.sanctum.fold.ledgers.incident_ledger import INCIDENTS_KEPT
 from esper.karn.sanctum.fold.ranks.joined_lights import joined_lights, of_rank
 from esper.karn.sanctum.fold.ranks.one_per_fault import FaultPlace, one_per_fault
 from esper.karn.sanctum.schema import (

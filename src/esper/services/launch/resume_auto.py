@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from esper.karn.store.reading.recorded_settings import watched_library
 from esper.karn.store.run_directory import CONFIG_NAME, runs_named
-from esper.launch.new_run import given_settings, prepare_run
-from esper.launch.resume import RunCompleteError, prepare_resume
 from esper.leyline.task_names import parse_task_name
-from esper.run_lock import HeldRun
+from esper.services.launch.new_run import given_settings, prepare_run
+from esper.services.launch.resume import RunCompleteError, prepare_resume
+from esper.services.run_lock import HeldRun
 from esper.simic.config import read_config
 
 #: The value of --resume that this module handles.

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from esper.incident_reports import incidents_of
 from esper.karn.sanctum.fold.ranks.rank_state import RankState
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.run_frame import Frame
@@ -20,6 +19,7 @@ from esper.karn.store.tables.update_tables import UPDATE_COLUMNS
 from esper.karn.text.light_signs import LIT, UNKNOWN, UNLIT
 from esper.leyline.telemetry import EpisodesCompleted, PPOUpdatePayload
 from esper.leyline.text.plain_text import printable
+from esper.services.incident_reports import incidents_of
 
 if TYPE_CHECKING:
     import pandas

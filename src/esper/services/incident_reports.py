@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
-from esper.karn.sanctum.fold.incident_ledger import CAPSULE_GONE
+from esper.karn.sanctum.fold.ledgers.incident_ledger import CAPSULE_GONE
 from esper.karn.sanctum.fold.ranks.one_per_fault import FaultPlace, fault_place, one_per_fault
 from esper.karn.store.errors import RunStoreError
 from esper.karn.store.rank_folders import rank_folder, rank_folders, run_of_rank_folder

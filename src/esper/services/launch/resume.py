@@ -7,8 +7,6 @@ from typing import Any
 from esper.karn.store.liveness import StatusKind
 from esper.karn.store.reading.recorded_settings import settings_at_start, watched_library
 from esper.karn.store.run_directory import CONFIG_NAME, check_store_path, find_run
-from esper.launch.other_machine import check_not_trained_elsewhere
-from esper.launch.settings_checks import check_settings, load_fingerprint, save_config
 from esper.leyline.files.checkpoint_file import (
     CHECKPOINTS_NAME,
     CheckpointError,
@@ -18,7 +16,9 @@ from esper.leyline.files.checkpoint_file import (
 )
 from esper.leyline.task_names import parse_task_name
 from esper.leyline.text.plurals import counted
-from esper.run_lock import HeldRun
+from esper.services.launch.other_machine import check_not_trained_elsewhere
+from esper.services.launch.settings_checks import check_settings, load_fingerprint, save_config
+from esper.services.run_lock import HeldRun
 from esper.simic.config import (
     RESUMABLE_SETTINGS,
     ConfigError,

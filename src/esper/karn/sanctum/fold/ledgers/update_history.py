@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from esper.karn.sanctum.fold.history import History
+from esper.karn.sanctum.fold.ledgers.history import History
 from esper.leyline.head_figures import CHARTED_FIGURES, HeadFigure
 from esper.leyline.telemetry import PPOUpdatePayload, UpdateFigures
 

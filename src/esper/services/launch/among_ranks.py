@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from esper.karn.store.rank_folders import Rank, create_rank_folder
 from esper.karn.store.run_directory import CONFIG_NAME
-from esper.launch.resume_auto import NothingLeftError
 from esper.leyline.errors import EsperError
-from esper.run_lock import HeldRun
+from esper.services.launch.resume_auto import NothingLeftError
+from esper.services.run_lock import HeldRun
 from esper.simic.config import ConfigError, TrainingConfig
 from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 

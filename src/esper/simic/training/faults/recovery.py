@@ -10,7 +10,7 @@ from esper.leyline.text.sighting_words import what_words
 from esper.simic.agent.figures import UpdateResult
 from esper.simic.agent.ppo import PPOAgent
 from esper.simic.ranks.collectives import Ranks
-from esper.simic.training.intervention import Action, Escalation
+from esper.simic.training.faults.intervention import Action, Escalation
 from esper.simic.training.ranks.shared_state import load_for_all
 from esper.simic.training.run_log import RunLog
 

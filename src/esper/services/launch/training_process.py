@@ -6,7 +6,7 @@ import sys
 from typing import IO
 
 from esper.karn.store.run_directory import CONSOLE_NAME
-from esper.run_lock import HeldRun
+from esper.services.run_lock import HeldRun
 
 
 class TrainingProcess:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from esper.karn.store.writing.run_writer import RunWriter
-from esper.launch.among_ranks import RankStart
 from esper.leyline.files.checkpoint_file import CHECKPOINTS_NAME, checkpoints_in, newest_whole
 from esper.leyline.telemetry import Notice, RunFinished
-from esper.run_lock import HeldRun
+from esper.services.launch.among_ranks import RankStart
+from esper.services.run_lock import HeldRun
 from esper.simic.config import TrainingConfig
 from esper.simic.training.process.gpu_load import gpu_load
 from esper.simic.training.process.outputs import OutputTroubles

@@ -4,8 +4,8 @@ import copy
 from collections import deque
 from typing import Final
 
+from esper.karn.sanctum.fold.ledgers.update_history import score_history, update_history
 from esper.karn.sanctum.fold.states import training_state
-from esper.karn.sanctum.fold.update_history import score_history, update_history
 from esper.karn.sanctum.schema import TrainingState
 from esper.leyline.telemetry import STALLED_UPDATES, PPOUpdatePayload
 

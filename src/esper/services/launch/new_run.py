@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from esper.karn.store.run_directory import create_run
-from esper.launch.settings_checks import check_settings, load_fingerprint, save_config
 from esper.leyline.task_names import parse_task_name
-from esper.run_lock import HeldRun
+from esper.services.launch.settings_checks import check_settings, load_fingerprint, save_config
+from esper.services.run_lock import HeldRun
 from esper.simic.config import (
     ConfigError,
     TrainingConfig,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 #: Name of the policy that comes with the package, accepted wherever a run is.
 SHIPPED_NAME = "shipped"
 #: Its settings. `esper.tamiyo.shipped` itself imports torch.
-_SHIPPED_CONFIG = Path(__file__).with_name("tamiyo") / "shipped" / "config.toml"
+_SHIPPED_CONFIG = Path(__file__).parents[1] / "tamiyo" / "shipped" / "config.toml"
 
 
 def evaluate(

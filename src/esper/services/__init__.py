@@ -1,0 +1,1 @@
+"""Services of commands and the public API: they return values and raise, and print nothing."""
