@@ -45,8 +45,8 @@ def pytest_unconfigure() -> None:
 
 
 # The same examples each time, so that only a change of the code changes the result. To search
-# further, with other examples each time: `uv run pytest --hypothesis-profile=search`. No example has
-# a time limit: on a busy machine it would fail without a fault.
+# further, with other examples each time: `uv run pytest --hypothesis-profile=search`. No example
+# has a time limit: on a busy machine it would fail without a fault.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("search", max_examples=2000, deadline=None)
 settings.load_profile("repeatable")
