@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from esper.leyline.files.regular_files import open_regular
+
 #: A WAL grows above this size only if a reader keeps a transaction open for long.
 LARGE_WAL_BYTES: Final = 64 << 20
 _HEADER: Final = 32
@@ -43,7 +45,7 @@ def wal_damage(store: Path) -> str | None:
     wal = wal_of(store)
     if not wal.exists():
         return None
-    with wal.open("rb") as file:
+    with open_regular(wal) as file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
         if size == 0:
@@ -76,7 +78,7 @@ def _order_of(magic: int) -> str:
 def _frames_taken(store: Path) -> int | None:
     """Return the number of frames that SQLite uses; None without a WAL index."""
     try:
-        with store.with_name(store.name + "-shm").open("rb") as file:
+        with open_regular(store.with_name(store.name + "-shm")) as file:
             start = file.read(_LAST_FRAME_AT + 4)
     except FileNotFoundError:
         return None

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from esper.leyline.errors import EsperError
+from esper.leyline.files.regular_files import open_regular, read_regular
 from esper.leyline.files.unsealed_checkpoint import (
     UNSEALED_FORMAT,
     UnsealedCheckpoint,
@@ -132,7 +133,7 @@ def read_summary(path: Path) -> CheckpointSummary:
         CheckpointError: it is damaged, or of a format that this version does not read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             if size < _FOOTER.size:
                 raise _damaged(path)
@@ -158,7 +159,7 @@ def read_checkpoint(path: Path) -> tuple[memoryview, CheckpointSummary]:
         CheckpointError: it is damaged, or of a format that this version does not read.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror}") from error
     return parse_checkpoint(data, path)

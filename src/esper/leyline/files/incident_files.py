@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from esper.leyline.errors import EsperError
+from esper.leyline.files.regular_files import open_regular
 from esper.leyline.telemetry import NonfiniteSighting
 
 INCIDENTS_NAME: Final = "incidents"  # their folder in a run
@@ -95,7 +96,7 @@ def read_incident_summary(folder: Path) -> IncidentSummary:
     Raises:
         OSError, IncidentError: it cannot be read.
     """
-    with (folder / SUMMARY_NAME).open("rb") as file:
+    with open_regular(folder / SUMMARY_NAME) as file:
         data = file.read(_LONGEST_SUMMARY + 1)
     if len(data) > _LONGEST_SUMMARY:
         raise IncidentError(f"{SUMMARY_NAME} is longer than {_LONGEST_SUMMARY} bytes")

@@ -30,6 +30,7 @@ from esper.leyline.files.incident_files import (
     read_incident_summary,
     size_of,
 )
+from esper.leyline.files.regular_files import read_regular
 from esper.leyline.telemetry import IncidentRecorded, NonfiniteSighting
 from esper.leyline.text.command_lines import command_line
 from esper.simic.torch_files import TorchFileError, compacted, expanded, load_values, saved
@@ -266,7 +267,7 @@ def read_values(folder: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         if path.stat().st_size > _LONGEST_CAPSULE:
             raise IncidentError(f"the capsule {path} is larger than {_LONGEST_CAPSULE >> 30} GiB")
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise IncidentError(f"the capsule {path} cannot be read: {error}") from error
     # Damage is found here, before torch reads the data.

@@ -6,6 +6,7 @@ from typing import IO, Final
 from esper.karn.sanctum.following.searching import LINES_FOUND, SearchResult
 from esper.karn.store.run_directory import CONSOLE_NAME
 from esper.karn.store.run_files.console_tail import plain
+from esper.leyline.files.regular_files import open_regular
 
 #: Bytes of the file that one step reads; a longer line counts as several.
 BYTES_PER_STEP: Final = 1 << 18
@@ -27,7 +28,7 @@ class ConsoleSearch:
     def step(self) -> SearchResult[str]:
         """Search what was added to the file, and then a bounded part further back."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 grows = self._search_on(file)
                 if not grows:
                     self._search_back(file)

@@ -22,6 +22,7 @@ from esper.karn.store.file_stamps import FileStamp, are_racy, file_identity, fil
 from esper.karn.store.run_directory import STORE_NAME
 from esper.karn.store.tables.run_tables import check_store
 from esper.karn.store.wal import rollback_journal_of, wal_damage, wal_of
+from esper.leyline.files.regular_files import open_regular
 
 #: Maximum length of one session, in seconds: a crafted store can make a query run without end.
 SESSION_SECONDS: Final = 20.0
@@ -222,7 +223,7 @@ class ReadOnlyStore:
 
     def _header(self) -> bytes:
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 header = file.read(_HEADER_BYTES)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise RunStoreMissingError(f"there is no run store at {self._path}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.karn.store.run_directory import CONSOLE_NAME
+from esper.leyline.files.regular_files import open_regular
 
 LINES_KEPT: Final = 200
 #: Maximum number of bytes read at once; older ones are skipped.
@@ -64,7 +65,7 @@ class ConsoleTail:
             self._file = file
         if found.st_size == self._offset:
             return
-        with self._path.open("rb") as log:
+        with open_regular(self._path) as log:
             start = max(self._offset, found.st_size - _BYTES_READ)
             log.seek(start)
             data = log.read(_BYTES_READ)

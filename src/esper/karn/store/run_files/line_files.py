@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from esper.leyline.files.regular_files import open_regular
+
 
 def read_beginning(path: Path, max_bytes: int) -> bytes | None:
     """Return at most `max_bytes` from the beginning of a file; None if there is no file.
@@ -11,7 +13,7 @@ def read_beginning(path: Path, max_bytes: int) -> bytes | None:
         OSError: the file cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return file.read(max_bytes)
     except (FileNotFoundError, NotADirectoryError):
         return None
