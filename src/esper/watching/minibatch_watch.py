@@ -24,7 +24,7 @@ from esper.watching.finding.explainer import Explainer
 from esper.watching.finding.repeater import Repeater
 from esper.watching.finding.self_masking import LayerCall, SelfMasking
 from esper.watching.guard import Guard
-from esper.watching.hooking.backward_pass import NoOptimizer, OwnLosses, losses_in
+from esper.watching.hooking.backward_pass import NoOptimizer, OwnLosses, is_finite_number, losses_in
 from esper.watching.hooking.closures import ClosureSteps
 from esper.watching.hooking.hooks import OwnOptimizers
 from esper.watching.incidents import Incidents
@@ -139,24 +139,23 @@ class MinibatchWatch:
         """Take note of one call of the output layer."""
         if not isinstance(output, Tensor):
             return
-        call = LayerCall(module, args, kwargs, output)
+        call = partial(LayerCall, module, args, kwargs, output)
         if self._explainer.seen is not None:
-            self._explainer.saw_again(call.taken, output)
+            self._explainer.saw_again(call().taken, output)
         elif not torch.compiler.is_compiling():
             with self._guard:
-                self._saw_output(call)
+                self._saw_output(output, call)
 
-    def _saw_output(self, call: LayerCall) -> None:
-        output = call.output
+    def _saw_output(self, output: Tensor, call: Callable[[], LayerCall]) -> None:
         is_training = output.requires_grad
         self._note_call(is_training)
         if self._flags is not None:
             self._flags.note_output(output, self.record.minibatch)
-            self._masking.hold(call)
+            self._masking.hold(call())
             if self.std.overflows and not is_training and not self.is_updating:
                 self.std.overflows = False
                 stack = self._closures.frames_calling(sys._getframe(1))
-                outputs = [(call.taken, output)]
+                outputs = [(call().taken, output)]
                 self._explain(stack, "acting", outputs=outputs, only_if_found=True)
             return
         if not is_training and self._incidents.acting_is_explained:
@@ -172,13 +171,13 @@ class MinibatchWatch:
             return
         phase = "update" if is_training or self.is_updating else "acting"
         is_bad = not math.isfinite(total.item()) and not bool(values.isfinite().all())
-        is_bad = is_bad and not self._masking.is_masked(call)
+        is_bad = is_bad and not self._masking.is_masked(call())
         has_infinite_std = phase == "acting" and self.std.has_infinite(self.record.number)
         if self.held.is_explained or not (is_bad or has_infinite_std):
             return
         frame = sys._getframe(1)
         stack = [] if self._repeater is not None else self._closures.frames_calling(frame)
-        outputs = [(call.taken, output)]
+        outputs = [(call().taken, output)]
         before = len(self.record.troubles)
         self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
         if phase == "acting" and len(self.record.troubles) > before:
@@ -227,6 +226,9 @@ class MinibatchWatch:
             return
         is_bad = is_step = False
         with self._guard:
+            is_looked_at = self._flags is not None or self._explainer.seen is not None
+            if self.has_optimizer and not is_looked_at and is_finite_number(tensors):
+                return
             for loss in losses_in(tensors):
                 self._saw_loss(loss, frame)
             is_alone = not self.has_optimizer and self._explainer.seen is None

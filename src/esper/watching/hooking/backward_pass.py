@@ -1,5 +1,6 @@
 """Checks at the end of a backward pass: the loss and, without an optimizer, the gradients."""
 
+import math
 from collections.abc import Collection, Sequence
 from types import CodeType, FrameType
 from typing import Any
@@ -34,6 +35,17 @@ def losses_in(tensors: Any) -> list[Tensor]:
         for one in given
         if type(one) is Tensor and one.numel() == 1 and one.is_floating_point() and not one.is_meta
     ]
+
+
+def is_finite_number(loss: Any) -> bool:
+    """Return whether a backward pass was for one finite number, as nearly all are: in one read."""
+    return (
+        type(loss) is Tensor
+        and loss.numel() == 1
+        and loss.is_floating_point()
+        and not loss.is_meta
+        and math.isfinite(loss.item())
+    )
 
 
 class OwnLosses:

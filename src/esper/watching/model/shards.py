@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 _MODULE = "torch.distributed.tensor"
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 
 
 def is_shared(tensor: Tensor) -> bool:
     """Return whether a tensor is a `DTensor`."""
+    if type(tensor) in _ORDINARY:
+        return False
     module: Any = sys.modules.get(_MODULE)  # importing it takes long; without it there is none
     return module is not None and isinstance(tensor, module.DTensor)
 
