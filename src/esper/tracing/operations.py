@@ -190,6 +190,24 @@ def range_of(name: str, tensor: Tensor, *, of: str = "", at: float | None = None
     )
 
 
+def setting_of(numbers: Mapping[str, float], value: float) -> str:
+    """Return the name of the only setting with a value; empty if there is none or several.
+
+    Numbers of ordinary size are ignored: they occur everywhere, and break nothing.
+
+    Args:
+        numbers: settings by name.
+        value: a number among an operation's arguments.
+    """
+    if value == 0 or 1e-2 < abs(value) < 1e2:
+        return ""
+    is_nan = math.isnan(value)
+    names = [
+        name for name, known in numbers.items() if known == value or (is_nan and math.isnan(known))
+    ]
+    return names[0] if len(names) == 1 else ""
+
+
 def poisons_of(
     inputs: Mapping[str, Tensor], numbers: Mapping[str, float], never_negative: Collection[str]
 ) -> Iterator[Poison]:

@@ -5,7 +5,6 @@ its non-finite inputs. Following the links from the tensor in which a NaN was se
 origin.
 """
 
-import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from esper.tracing.operations import (
     is_finite,
     poisons_of,
     range_of,
+    setting_of,
     value_kind,
 )
 from esper.tracing.recorded import OperationRecorder, RecordedPlace
@@ -194,7 +194,7 @@ class OperationTracer(TorchDispatchMode):
         broken = {name for name, _, value in before if not is_finite(value)}
         sources = {name: self.makers(tensor) for name, tensor, _ in before if name in broken}
         scalars = [
-            Scalar(name, value, self._setting(value))
+            Scalar(name, value, setting_of(self._numbers, value))
             for name, value in named_numbers(func, args, kwargs)
         ]
         call = DispatchedCall(func, args, kwargs, before, broken, sources, scalars, node)
@@ -348,16 +348,6 @@ class OperationTracer(TorchDispatchMode):
         copy = self._copies.get(storage_key(tensor))
         return copy[1] if copy else ""
 
-    def _setting(self, value: float) -> str:
-        """Return the name of the only setting with a value; empty if there is none or several.
-
-        Numbers of ordinary size are ignored: they occur everywhere, and break nothing.
-        """
-        if value == 0 or 1e-2 < abs(value) < 1e2:
-            return ""
-        names = [name for name, known in self._numbers.items() if _is_same(known, value)]
-        return names[0] if len(names) == 1 else ""
-
     def _number_poison(self, number: Scalar) -> Poison:
         return self._poison_of.get(number.of) or Poison(
             f"the constant {number.name}", (), value_kind(number.value)
@@ -444,10 +434,6 @@ class OperationTracer(TorchDispatchMode):
 
         yield module.register_forward_pre_hook(enter)
         yield module.register_forward_hook(leave, always_call=True)
-
-
-def _is_same(known: float, value: float) -> bool:
-    return known == value or (math.isnan(known) and math.isnan(value))
 
 
 def _of(frame: FrameType) -> tuple[str, int, str]:

@@ -168,29 +168,19 @@ def _prepared(options: argparse.Namespace) -> "HeldRun":
     given = {name: getattr(options, name) for name in setting_names() if hasattr(options, name)}
     from esper.services.launch.resume_auto import AUTO, prepare_newest
 
+    how: dict[str, Any] = {
+        "config_file": options.config,
+        "name": options.name,
+        "report": print_warning,
+        "force": options.force,
+        "data_changed": options.data_changed,
+    }
     if options.resume == AUTO:
-        return prepare_newest(
-            options.run_dir,
-            given,
-            config_file=options.config,
-            name=options.name,
-            report=print_warning,
-            force=options.force,
-            data_changed=options.data_changed,
-        )
+        return prepare_newest(options.run_dir, given, **how)
     if options.resume is not None:
         from esper.services.launch.resume import prepare_resume
 
-        return prepare_resume(
-            options.run_dir,
-            options.resume,
-            given,
-            config_file=options.config,
-            name=options.name,
-            report=print_warning,
-            force=options.force,
-            data_changed=options.data_changed,
-        )
+        return prepare_resume(options.run_dir, options.resume, given, **how)
     if options.force or options.data_changed:
         option = "--force" if options.force else "--data-changed"
         raise OptionError(f"{option} only applies to --resume")

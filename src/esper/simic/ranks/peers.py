@@ -13,6 +13,7 @@ import selectors
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -102,7 +103,7 @@ class _Connection:
             return None
 
 
-class _Peers:
+class _Peers(ABC):
     """Common part of both ends: the reading thread, and the messages to send.
 
     Attributes:
@@ -138,17 +139,21 @@ class _Peers:
         self._last_words = {"failed": failure} if failure else {"ended": True}
         self._thread.join(2.0)
 
+    @abstractmethod
     def _others(self) -> Iterable[_Connection]:
-        raise NotImplementedError
+        """Return the open connections."""
 
+    @abstractmethod
     def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Handle a message."""
 
+    @abstractmethod
     def _is_closed(self, connection: _Connection) -> None:
-        raise NotImplementedError
+        """Handle the end of a connection."""
 
+    @abstractmethod
     def _accept(self) -> None:
-        """Take a new connection; only rank 0 listens."""
+        """Take a new connection."""
 
     def _run(self) -> None:
         while self._last_words is None:
@@ -311,6 +316,9 @@ class Spoke(_Peers):
         self._hub.send(token=token, rank=name.rank, pid=name.pid, machine=name.machine)
         self._selector.register(end, selectors.EVENT_READ, self._hub)
         self._thread.start()
+
+    def _accept(self) -> None:
+        """Do nothing: only rank 0 listens."""
 
     def _others(self) -> list[_Connection]:
         return [self._hub]

@@ -48,9 +48,9 @@ def load_ts(name: TaskName) -> Task:
         InvalidTaskError: a file is missing or has another format, or its samples cannot be used.
     """
     files = files_of_parts(name)
-    beside = name.path.with_name(name.path.name.removesuffix(_TRAIN) + _TEST)
-    if "test" not in files and name.path.name.endswith(_TRAIN) and beside.exists():
-        files["test"] = beside
+    official = name.path.with_name(name.path.name.removesuffix(_TRAIN) + _TEST)
+    if "test" not in files and name.path.name.endswith(_TRAIN) and official.exists():
+        files["test"] = official
     parts = {part: _read(path) for part, path in files.items()}
     channels = {part: len(each.signals[0]) for part, each in parts.items()}
     if len(set(channels.values())) > 1:
