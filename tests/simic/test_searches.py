@@ -10,8 +10,9 @@ import torch
 from esper.growth.static_networks import StaticTraining
 from esper.simic.config import TrainingConfig
 from esper.simic.evaluation import searches
-from esper.simic.evaluation.arena import Arena, Outcomes, Played
+from esper.simic.evaluation.arena import Arena, Played
 from esper.simic.evaluation.contestants import Agents
+from esper.simic.evaluation.outcomes import Outcomes
 from esper.simic.evaluation.plans import Plan, plan_words, random_plan
 from esper.simic.evaluation.searches import halving, random_best
 

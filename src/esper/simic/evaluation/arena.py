@@ -17,6 +17,7 @@ from esper.growth.from_scratch import Architecture, architecture_of
 from esper.growth.tasks.loading import load_task
 from esper.simic.config import TrainingConfig
 from esper.simic.environment import divide_hosts
+from esper.simic.evaluation.outcomes import Outcomes
 from esper.simic.evaluation.turns import Turns
 from esper.tamiyo.acting import act
 from esper.tamiyo.policy import RecurrentPolicy
@@ -32,28 +33,6 @@ _FIRST_SEED = 2**62
 Decide = Callable[[np.ndarray, dict[str, Any]], np.ndarray]
 #: Returns a `Decide` for one batch of episodes, from the number of hosts and of the batch.
 Player = Callable[[int, int], Decide]
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """The results of one contestant by episode; all arrays `[E]`.
-
-    A network that is not finite has 0 as accuracies and score.
-
-    Attributes:
-        what: description of the contestant, such as its rule or architecture.
-        test_accuracy, validation_accuracy: accuracy of the finished networks.
-        score: validation accuracy minus the price of parameters beyond the host's.
-        parameters: number of parameters of the finished networks.
-        multiply_adds: cost of training, see `esper.growth.hosts.training_cost`.
-    """
-
-    what: str
-    test_accuracy: np.ndarray
-    validation_accuracy: np.ndarray
-    score: np.ndarray
-    parameters: np.ndarray
-    multiply_adds: np.ndarray
 
 
 @dataclass(frozen=True)

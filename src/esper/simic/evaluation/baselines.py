@@ -42,13 +42,13 @@ from esper.leyline.heads import HEAD_NAMES, HEAD_SIZES
 from esper.simic.evaluation.arena import (
     Arena,
     Decide,
-    Outcomes,
     Played,
     Player,
     choices_seed,
     joined,
 )
 from esper.simic.evaluation.contestants import Agents, Contestant, scored, whole
+from esper.simic.evaluation.outcomes import Outcomes
 from esper.simic.evaluation.plans import (
     Plan,
     PlanRecorder,

@@ -7,7 +7,8 @@ import numpy as np
 
 from esper.growth.environment.reward import final_score
 from esper.growth.from_scratch import Trained
-from esper.simic.evaluation.arena import Arena, Outcomes, Played, Player
+from esper.simic.evaluation.arena import Arena, Played, Player
+from esper.simic.evaluation.outcomes import Outcomes
 
 
 @dataclass(frozen=True)

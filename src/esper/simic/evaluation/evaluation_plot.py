@@ -12,8 +12,8 @@ from html import escape
 import numpy as np
 
 from esper.simic.axis import Axis
-from esper.simic.evaluation.arena import Outcomes
 from esper.simic.evaluation.contest import Entry, Evaluation
+from esper.simic.evaluation.outcomes import Outcomes
 
 _WIDTH, _LEAST_HEIGHT = 960, 422  # without the rows of the legend
 _ROW = 24  # height of a row of the legend, which has four columns

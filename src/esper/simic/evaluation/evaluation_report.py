@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from esper.leyline.version import VERSION
-from esper.simic.evaluation.arena import Outcomes
 from esper.simic.evaluation.contest import MEASURES, Entry, Evaluation
+from esper.simic.evaluation.outcomes import Outcomes
 from esper.simic.evaluation.statistics import Estimate
 
 #: Width of the tables in a file or a pipe.

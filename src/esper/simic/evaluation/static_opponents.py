@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from esper.growth.from_scratch import Trained
 from esper.growth.static_networks import StaticShape, static_shapes, train_static
-from esper.simic.evaluation.arena import Arena, Outcomes, joined
+from esper.simic.evaluation.arena import Arena, joined
 from esper.simic.evaluation.contestants import Agents, Contestant, scored
+from esper.simic.evaluation.outcomes import Outcomes
 from esper.simic.evaluation.tuning import PACES, Pace, best_pace
 
 #: Multiples of the agent's size at which the best kinds of fixed networks are run, too.

@@ -1,14 +1,11 @@
 """Progress of an evaluation: which contestant runs, how many are left, and each result."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from esper.simic.command_progress import Report, no_report
-
-if TYPE_CHECKING:
-    from esper.simic.evaluation.arena import Outcomes
+from esper.simic.evaluation.outcomes import Outcomes
 
 
 class Turns:
@@ -51,7 +48,7 @@ class Turns:
         self._say(f"    {line}")
         self.at(0.0)
 
-    def end(self, outcomes: "Outcomes") -> None:
+    def end(self, outcomes: Outcomes) -> None:
         """Report the result of the current run."""
         self._done += 1
         accuracy, score = np.mean(outcomes.test_accuracy), np.mean(outcomes.score)

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from esper.leyline.errors import EsperError
+from esper.watching.finding.cannot_run_again import CannotRunAgainError, NoLoopError
 from esper.watching.finding.effects import Scope, has_effect
 from esper.watching.finding.frames import (
     frames_of_traceback,
@@ -45,14 +45,6 @@ from esper.watching.finding.steps_left_out import StepReached
 _FETCHING = frozenset({"next", "sample", "get", "get_nowait", "recv", "popleft"})
 #: Name of the function compiled from a loop's body.
 LOOP_FUNCTION: Final = "_esper_body"
-
-
-class CannotRunAgainError(EsperError):
-    """A loop's body cannot be run again; the message says why."""
-
-
-class NoLoopError(CannotRunAgainError):
-    """A frame has no source, or no loop around its current line; its caller may have one."""
 
 
 @dataclass(frozen=True)

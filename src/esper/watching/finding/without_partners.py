@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.leyline.errors import EsperError
 from esper.leyline.quantities import SHARED_BY_RANKS
+from esper.watching.finding.cannot_run_again import CannotRunAgainError
 from esper.watching.model.shards import is_shared
 
 _COLLECTIVES: Final = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional")
@@ -108,6 +109,4 @@ def without_partners() -> Iterator[None]:
     finally:
         setattr(DistributedDataParallel, "forward", original)  # noqa: B010 - as above
     if refusing.is_refused:
-        from esper.watching.finding.rerun import CannotRunAgainError  # which imports this
-
         raise CannotRunAgainError(REFUSED)
