@@ -44,3 +44,19 @@ def test_a_request_before_the_first_update_has_nothing_to_write(train: Train) ->
         ending, log = train(stop, episodes=2)
     assert ending.status == "finished"
     assert any("the newest follows the first update" in one.text for one in log.of(Notice))
+
+
+def test_a_signal_to_every_rank_gets_one_answer(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = trainer.CheckpointWriter.write_on_request
+
+    def of_every_rank(self: trainer.CheckpointWriter) -> None:
+        write(self)
+        write(self)
+
+    monkeypatch.setattr(trainer.CheckpointWriter, "write_on_request", of_every_rank)
+    with stop_on_signal(lambda _line: None) as stop:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        _, log = train(stop, episodes=2)
+    assert len([one for one in log.of(Notice) if "asked for" in one.text]) == 1

@@ -35,6 +35,7 @@ class CheckpointWriter:
         self._unusable = [one.path for one in passed_over]
         self._failed = 0  # checkpoints in a row
         self._pending: Checkpoint | None = None
+        self._answered: int | None = None  # update of the last answer to a request
 
     @property
     def has_failed(self) -> bool:
@@ -74,8 +75,14 @@ class CheckpointWriter:
         self._pending = checkpoint
 
     def write_on_request(self) -> None:
-        """Write the held state, as the user asked, and report which checkpoint is the newest."""
+        """Write the held state, as the user asked, and report which checkpoint is the newest.
+
+        A scheduler sends the signal to every rank; the requests within one update get one answer.
+        """
         self.write_held()
+        if self._answered == self._written:
+            return
+        self._answered = self._written
         newest = f"is of update {self._written}" if self._written else "follows the first update"
         self._log.say(f"asked for a checkpoint: the newest {newest}", "info")
 
