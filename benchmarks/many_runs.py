@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with TemporaryDirectory() as temporary:
             folder = options.keep or Path(temporary)
             ended = options.runs - options.live
-            # In a process of its own, because runs without an end are dead once it has ended.
+            # In a separate process: a run without an end counts as dead once its process has ended.
             numbers = ("--runs", str(ended), "--updates", str(options.updates))
             started = time.perf_counter()
             subprocess.run([sys.executable, __file__, "--write", str(folder), *numbers], check=True)

@@ -72,7 +72,7 @@ class RandomEnv(gym.Env):
 
 
 def sb3(action_space: gym.Space, width: int = 64, *, recurrent: bool = False) -> Subject:
-    """Return the `train()` of a Stable-Baselines3 PPO on a rollout of its own."""
+    """Return the `train()` of a Stable-Baselines3 PPO, with a rollout to train on."""
     from sb3_contrib import RecurrentPPO
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import CallbackList

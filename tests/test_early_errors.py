@@ -40,7 +40,7 @@ CASES = {
     "esper eval shipped --plot a.png": "must end in .svg",
     "esper eval shipped --plot absent/a.svg": "there is no folder absent",
     "esper eval gone": "there is no file absent.npz",
-    "esper eval bare": "lies in no run",
+    "esper eval bare": "is not in the folder of a run",
     "esper eval new": "has no checkpoint yet",
     "esper grow --task npz:absent.npz --out o": "there is no file absent.npz",
     "esper grow --task chars:absent.txt --out o": "there is no file absent.txt",

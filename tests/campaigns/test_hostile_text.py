@@ -1,6 +1,6 @@
-"""Campaign: hostile text in stores, names, notes and capsules; no control character leaves.
+"""Campaign: hostile text in stores, names, notes and capsules; no control character is printed.
 
-Looked at are what commands print and write, and every screen of the live cockpit.
+It checks what commands print and write, and every screen of the live cockpit.
 
     uv run pytest -m slow -n 0 -s tests/campaigns/test_hostile_text.py
 

@@ -1,4 +1,4 @@
-"""Commands run in a folder of their own, and runs for them."""
+"""Commands run in a new folder, and runs for them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs a command in a folder of its own: exit code, output, errors."""
+    """Return a function that runs a command in a new folder: exit code, output, errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ESPER_RUN_DIR", raising=False)
 

@@ -40,7 +40,7 @@ def test_eval_compares_a_run_with_baselines(run: Run, tmp_path: Path) -> None:
     lost = checkpoint.rename(tmp_path / "lost.pt")
     code, _, err = run("eval", str(lost), *asked)
     assert (code, err.count("\n")) == (2, 1)
-    assert "lies in no run" in err
+    assert "is not in the folder of a run" in err
     for other in (directory / "checkpoints").iterdir():
         other.unlink()
     code, _, err = run("eval", *asked)

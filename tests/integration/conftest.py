@@ -99,7 +99,7 @@ def open_terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 
 @pytest.fixture
 def esper(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs `esper` off a terminal, in a folder of its own, to its end."""
+    """Return a function that runs `esper` in a new folder, without a terminal, until it ends."""
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""What the callback finds in TRL's trainers: reward functions have lights of their own."""
+"""What the callback finds in TRL's trainers: each reward function has its own lights."""
 
 import asyncio
 

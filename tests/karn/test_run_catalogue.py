@@ -1,4 +1,4 @@
-"""The catalogue of runs: what each came to, read once, and two of them side by side."""
+"""The catalogue of runs: the result of each run, read once, and comparisons of two runs."""
 
 import math
 import os
@@ -32,7 +32,7 @@ def folder(tmp_path, payloads):
                     writer.emit(payloads.update(update))
             writer.emit(payloads.finish(update=4, episodes_done=8))
     create_run(tmp_path, "new", now=86_400.0 * 9)
-    for path in tmp_path.rglob("*"):  # a file that changed just now is looked at again
+    for path in tmp_path.rglob("*"):  # a file that changed just now is read again
         os.utime(path, (1_000.0, 1_000.0))
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Runs are made with ids of their own and found again by id, prefix or path."""
+"""Runs get unique ids and are found by id, prefix or path."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -16,7 +16,7 @@ LARGE, USUAL, LIMIT = 256 << 10, 64 << 10, 1 << 20
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch):
-    """Limits that a test reaches at once, looked at with every commit."""
+    """Set limits that a test reaches at once, checked at every commit."""
     monkeypatch.setattr("esper.karn.store.writing.run_writer.HEARTBEAT_SECONDS", 0.0)
     monkeypatch.setattr("esper.karn.store.writing.run_writer.LARGE_WAL_BYTES", LARGE)
     monkeypatch.setattr("esper.karn.reports.health.LARGE_WAL_BYTES", LARGE)

@@ -16,7 +16,7 @@ from esper.leyline.telemetry import (
     encode_payload,
 )
 
-#: Run that was written before figures had a struct of their own.
+#: Run that was written before figures were a struct.
 OLD_RUN = Path(__file__).parents[1] / "support" / "data" / "format-2-run"
 #: Keys of a stored update at that time.
 OLD_KEYS = {

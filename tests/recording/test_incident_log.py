@@ -77,7 +77,7 @@ def test_another_kind_of_incident_in_a_later_update_is_logged(model, tmp_path, l
     observed, brake, again = lines()
     assert "shared NaN in observations, update 1" in observed
     assert "brake Inf in parameters (2.bias), update 3" in brake
-    assert again.startswith("non-finite values were seen 1 time more")
+    assert again.startswith("non-finite values were seen again 1 time")
     assert [one["update"] for one in esper.open_run(run_dir=tmp_path).incidents] == [1, 3]
 
 

@@ -162,7 +162,7 @@ def test_unsupported_operations_are_reported(tmp_path):
         replayed(tmp_path)
 
     assert "\n" not in str(raised.value)
-    assert "it was found to begin in aten.log.default" in str(raised.value)
+    assert "its origin was found: aten.log.default" in str(raised.value)
 
 
 class Layers(nn.Module):

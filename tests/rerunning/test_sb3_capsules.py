@@ -158,7 +158,7 @@ def test_what_training_knows_by_flags_alone_is_named_by_the_replay(plant, quanti
     assert {one.minibatch for one in replay.recorded} == {2}
     assert replay.verdict == REPRODUCED
     assert [one.quantity for one in replay.seen] == [quantity]
-    assert any("flags alone" in remark for remark in replay.remarks)
+    assert any("recorded only flags" in remark for remark in replay.remarks)
 
 
 def test_a_standard_deviation_that_overflows(tmp_path):
@@ -402,22 +402,22 @@ def test_a_payload_is_never_executed(tmp_path, capsule):
         ("plan.action_space.sizes", [2**40], "larger than its weights"),
         ("plan.action_space.sizes", [10**8], "larger than its weights"),
         ("plan.action_space.sizes", [2, 2], "do not fit the action space"),
-        ("plan.unknown", 1, "no plan of an algorithm"),
-        ("plan.gamma", "high", "no plan of an algorithm"),
-        ("data.advantages", torch.zeros(7), "are not one for each step"),
+        ("plan.unknown", 1, "does not describe an algorithm"),
+        ("plan.gamma", "high", "does not describe an algorithm"),
+        ("data.advantages", torch.zeros(7), "must have one value for each step"),
         ("data.actions", torch.zeros(7), "do not fit the action space"),
         ("data.observations", torch.zeros(3), "do not fit the observation space"),
-        ("data.rewards", [1.0], "are no tensors"),
-        ("start.weights", [], "no weights and optimizer"),
+        ("data.rewards", [1.0], "are not tensors"),
+        ("start.weights", [], "optimizer of its policy are missing"),
         ("start.weights.0", {"action_net.weight": torch.zeros(3)}, "cannot be built"),
-        ("start.optimizers.0.state", {0: 1}, "is not whole"),
+        ("start.optimizers.0.state", {0: 1}, "is incomplete"),
         ("start.optimizers.0.state", {0: {"step": torch.zeros(1000)}}, "does not fit"),
         ("start.optimizers.0.groups", [], "cannot be built"),
         ("start.random", {}, "random generators"),
         ("start.random.torch", torch.zeros(3), "random generators"),
         ("threads", 10**9, "threads are unknown"),
         ("phase", "hosts", "its phase"),
-        ("rebuilder", "pickle", "knows no way"),
+        ("rebuilder", "pickle", "does not know 'pickle'"),
         ("minibatch", "2", "must be a int"),
         ("sightings", [{"head": 3}], "is damaged"),
         ("format", "watched run 2", "another format"),

@@ -1,4 +1,4 @@
-"""Capsules of policies with images, several observations, gSDE, LSTMs and settings of their own."""
+"""Capsules of policies with images, several observations, gSDE, LSTMs and custom settings."""
 
 import logging
 from contextlib import suppress

@@ -41,8 +41,8 @@ def blocks(text: str, marker: str) -> list[str]:
     return [block for block in re.findall(r"```python\n(.*?)```", text, re.S) if marker in block]
 
 
-#: Runs programs where there is a network, and nothing of Esper: each in a process of its own that
-#: has torch already.
+#: Runs programs next to an exported network, without Esper: each in a forked process, in which
+#: torch is already imported.
 RUNNER = """
 import contextlib, io, json, os, sys, traceback
 sys.modules["esper"] = sys.modules["gymnasium"] = None

@@ -96,7 +96,7 @@ def contest_reports(few_rivals: None) -> tuple[Evaluation, list[str], list[tuple
 
 @pytest.fixture(scope="module")
 def result(contest_reports: tuple[Evaluation, list[str], list[tuple[str, float]]]) -> Evaluation:
-    """What the contest came to."""
+    """The results of the contest."""
     return contest_reports[0]
 
 
@@ -339,7 +339,7 @@ def test_the_picture_has_every_contestant_in_both_panels(result: Evaluation) -> 
     for text in texts:
         assert 0 <= float(text.attrib["x"]) <= width
         assert 0 <= float(text.attrib["y"]) <= height
-    assert not any(each.tag == f"{space}rect" for each in root), "no background of its own"
+    assert not any(each.tag == f"{space}rect" for each in root), "no background"
 
 
 points = st.lists(st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)), min_size=1)

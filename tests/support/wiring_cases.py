@@ -65,7 +65,7 @@ class Case:
     library: str = "pytorch"  # that trains a watched run
     width: int = 200
     height: int = 40
-    seconds_later: float = 10.0  # at which the run is looked at, from its start
+    seconds_later: float = 10.0  # time of the reading, in seconds after the start of the run
 
 
 def by_head(field: str) -> Case:

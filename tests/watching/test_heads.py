@@ -111,11 +111,11 @@ FOREIGN = "no part of the watched model"
         (lambda _: {"groups": {"critic": "criticc"}}, "matches no parameter"),
         (
             lambda policy: {"groups": {"all": "", "critic": policy.critic}},
-            r"'critic' has no parameter of its own: critic\.\w+ belongs to group 'all'",
+            r"'critic' has no parameter left: critic\.\w+ belongs to group 'all'",
         ),
         (
             lambda policy: {"groups": {"value": policy.critic, "critic": "critic"}},
-            r"'critic' has no parameter of its own: critic\.\w+ belongs to group 'value'",
+            r"'critic' has no parameter left: critic\.\w+ belongs to group 'value'",
         ),
         (lambda _: {"groups": ["critic"]}, "must be a dictionary"),
         (lambda _: {"groups": {"shared": "critic"}}, "cannot have the name 'shared'"),

@@ -12,7 +12,7 @@ INF = math.inf
 
 
 class Own(nn.Module):
-    """Has weights of its own, and is derived from no layer."""
+    """A layer with its own weights, which is not a subclass of another layer."""
 
     def __init__(self, inputs=4, outputs=3):
         super().__init__()

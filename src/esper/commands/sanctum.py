@@ -44,7 +44,7 @@ def sanctum_parser() -> argparse.ArgumentParser:
         "--line",
         action="store_true",
         help="print one line, for a status bar or a prompt, and exit like `esper health`: 0 if all "
-        "was finite, 1 after NaN or Inf or if training stood still, 2 if that is not known",
+        "was finite, 1 after NaN or Inf or if training stalled, 2 if that is unknown",
     )
     parser.add_argument(
         "--export",

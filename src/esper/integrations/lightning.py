@@ -32,8 +32,8 @@ try:
     from lightning.pytorch.loggers.logger import DummyLogger
 
     _LIBRARY = "lightning"
-except ModuleNotFoundError:  # the same code as a distribution of its own
-    # For mypy these are other classes than those above.
+except ModuleNotFoundError:  # the same code, in the distribution pytorch-lightning
+    # For mypy, these are not the same classes as those above.
     from pytorch_lightning import Callback  # type: ignore[assignment]
     from pytorch_lightning.loggers.logger import DummyLogger  # type: ignore[assignment]
 
@@ -66,7 +66,7 @@ class EsperCallback(Callback):
         self.watch: Watch | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Start to watch."""
+        """Start watching."""
         self._attached.close()
         self.watch = None
         if any(part in type(trainer.strategy).__name__ for part in _SHARDED):
@@ -78,7 +78,7 @@ class EsperCallback(Callback):
         self._attached.enter_context(_followed(trainer, pl_module, self.watch, batches))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Look at the gradients and the loss; `Optimizer.step` itself would come too early."""
+        """Check the gradients and the loss; when `Optimizer.step` is called is too early."""
         if self.watch is not None:
             is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
             self.watch.before_step(optimizer, is_scaled=is_scaled)
@@ -96,7 +96,7 @@ class EsperCallback(Callback):
         self.watch.update(**figures)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take over the figures of the validation."""
+        """Record the figures of the validation."""
         if self.watch is not None and not trainer.sanity_checking:
             self.watch.log(**_figures(trainer))
 
@@ -118,16 +118,16 @@ class _Batch:
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
     random_state: RandomState
-    is_trained: tuple[bool, ...]  # each parameter: optimizers are toggled in a training step
+    is_trained: tuple[bool, ...]  # by parameter: `toggle_optimizer` changes it in a training step
     toggled: Mapping[Any, bool]
 
 
 class HeldBatches:
-    """The batches since the optimizer's last step, by reference, so that they can be repeated.
+    """References to the batches since the optimizer's last step, to repeat them if needed.
 
     Args:
-        trainer: that runs the loop.
-        module: whose `training_step` computes their loss.
+        trainer: the Trainer that runs the loop.
+        module: the module whose `training_step` computes the loss.
     """
 
     loss_function = "training_step"
@@ -140,13 +140,13 @@ class HeldBatches:
         self.is_stepping = False  # while `training_step` runs, which may step optimizers itself
 
     def hold(self, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        """Hold one, before its loss is computed."""
+        """Hold a batch, before its loss is computed."""
         is_trained = tuple(parameter.requires_grad for parameter in self._module.parameters())
         toggled = dict(self._module._param_requires_grad_state)
         self._held.append(_Batch(arguments, keywords, RandomState.now(), is_trained, toggled))
 
     def forget(self) -> None:
-        """Drop all, but for the one whose training step has not ended."""
+        """Drop all batches, except one whose training step has not ended."""
         del self._held[: -1 if self.is_stepping else None]
 
     def inputs(self) -> Mapping[str, Tensor]:
@@ -159,17 +159,17 @@ class HeldBatches:
         return named
 
     def owners(self) -> Sequence[object]:
-        """Return nothing: what the module logs is left out of a repetition."""
+        """Return nothing: a repetition does not log, so it changes no counters."""
         return ()
 
     def run(self, optimizer: torch.optim.Optimizer | None) -> Mapping[str, Tensor]:
-        """Compute losses and gradients again, up to the first that is not finite."""
+        """Compute losses and gradients again, until one is not finite."""
         if not self._held:
             raise CannotRunAgainError("no training step was called since the last step")
         if self._trainer.world_size > 1:
             raise CannotRunAgainError("several processes train together")
         if _holds_environment(self._module):
-            raise CannotRunAgainError("the module holds an environment, which it might step")
+            raise CannotRunAgainError("the module has an environment, which it might step")
         refuse_effects(type(self._module).training_step)
         results: dict[str, Tensor] = {}
         with ExitStack() as stack:
@@ -205,7 +205,7 @@ class HeldBatches:
         return all(bool(one.isfinite().all()) for one in (*gradients, *results.values()))
 
     def _leave_out(self, stack: ExitStack, last: torch.optim.Optimizer | None) -> None:
-        """Let nothing be logged, no callback be called, and no optimizer step."""
+        """Disable logging, learning-rate schedulers and optimizer steps."""
 
         def nothing(*_: Any, **__: Any) -> None: ...
 
@@ -232,7 +232,7 @@ class HeldBatches:
 
 @contextmanager
 def _followed(trainer: Any, module: Any, watch: Watch, batches: HeldBatches) -> Iterator[None]:
-    """Hold each batch and its loss, and note each step of an optimizer that is over."""
+    """Hold each batch and its loss, and report each optimizer step that has ended."""
     original = trainer.strategy.training_step
 
     @functools.wraps(original)
@@ -296,7 +296,7 @@ def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _holds_environment(module: Any) -> bool:
-    """Return whether a module, or an object that it holds, has an environment."""
+    """Return whether a module, or one of its attributes, has an environment."""
     kinds = (gymnasium.Env, gymnasium.vector.VectorEnv)
     held = list(vars(module).values())
     inner = [each for one in held if hasattr(one, "__dict__") for each in vars(one).values()]

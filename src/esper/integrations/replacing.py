@@ -1,4 +1,4 @@
-"""Replaces methods of one object for some time."""
+"""Replaces methods of one object temporarily."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from typing import Any
 
 @contextmanager
 def replaced(owner: Any, **methods: Any) -> Iterator[None]:
-    """Replace methods of one object; what its class defines is back afterwards."""
+    """Replace methods of one object within the context; the original ones are restored."""
     own = vars(owner)
     before = {name: own[name] for name in methods if name in own}
     own.update(methods)

@@ -34,13 +34,13 @@ _continued: "WeakKeyDictionary[BaseAlgorithm, Continued]" = WeakKeyDictionary()
 class EsperCallback(BaseCallback):
     """Watches the training of an algorithm: `model.learn(…, callback=EsperCallback())`.
 
-    Each call of `learn` is a run; with `reset_num_timesteps=False` it continues the run of the call
-    before. One update of an on-policy algorithm is one call of its `train`; off-policy algorithms,
+    Each call of `learn` is a run; with `reset_num_timesteps=False` it continues the previous run.
+    One update of an on-policy algorithm is one call of its `train`; off-policy algorithms,
     which learn after every few steps, have about one update per second. ARS has no gradients: its
     weights, outputs and the returns of its candidates are watched.
 
     Args:
-        verbose: as for every callback of the library; not used.
+        verbose: accepted for compatibility with the library's callbacks; not used.
         options: options of `esper.watch`, such as `name`, `run_dir`, `on_nonfinite` and `groups`.
 
     Attributes:
@@ -92,7 +92,7 @@ class EsperCallback(BaseCallback):
         self.end(None)
 
     def call(self, name: str, method: MethodType, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the watched algorithm; an exception in it is explained."""
+        """Call a method of the watched algorithm; log the cause of an exception in it."""
         assert self.watch is not None
         with nullcontext() if name == _ACTING else self.watch.updating():
             try:

@@ -19,7 +19,7 @@ _REWARDS: Final = "rewards"
 class EnvironmentInputs:
     """Checks the observations and rewards of each step while acting.
 
-    The sum of squares is non-finite if any number is; only then each number is checked.
+    The sum of squares is checked first; only if it is not finite, each number is checked.
 
     Args:
         model: the algorithm.

@@ -1,4 +1,4 @@
-"""A callback for transformers' Trainer; it serves the trainers of TRL as well.
+"""A callback for transformers' Trainer; it works with the trainers of TRL as well.
 
 ```python
 Trainer(model, arguments, train_dataset=data, callbacks=[EsperCallback()]).train()
@@ -52,7 +52,7 @@ class EsperCallback(TrainerCallback):
         self.watch: Watch | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start to watch."""
+        """Start watching."""
         self._attached.close()
         self.watch = None
         trainer = _calling_trainer(self)
@@ -71,14 +71,14 @@ class EsperCallback(TrainerCallback):
         self._attached.enter_context(checked_rewards(trainer, self.watch))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End the update that came before: its figures were logged after its step."""
+        """End the previous update; its figures were logged after its step."""
         if self.watch is not None and self.watch.has_stepped:
             self.watch.update()
 
     def on_pre_optimizer_step(
         self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any
     ) -> None:
-        """Look at the gradients, the loss and the logits."""
+        """Check the gradients, the loss and the logits."""
         if self.watch is not None:
             is_scaled = getattr(optimizer, "scaler", None) is not None
             self.watch.before_step(unwrapped(optimizer), is_scaled=is_scaled)
@@ -89,14 +89,14 @@ class EsperCallback(TrainerCallback):
             self.watch.after_step()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note which step of the Trainer it was."""
+        """Record the Trainer's step and epoch."""
         if self.watch is not None:
             self.watch.log(global_step=state.global_step, epoch=state.epoch or 0.0)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kw: Any
     ) -> None:
-        """Take over the figures that the Trainer logs."""
+        """Record the figures that the Trainer logs."""
         if self.watch is not None and logs:
             figures = {k: float(v) for k, v in logs.items() if isinstance(v, numbers.Real)}
             self.watch.log(**figures)
@@ -117,10 +117,10 @@ class _Minibatch:
 
 
 class HeldMinibatches:
-    """The minibatches since the optimizer's last step, by reference, so that they can be repeated.
+    """References to the minibatches since the optimizer's last step, to repeat them if needed.
 
     Args:
-        trainer: whose minibatches they are.
+        trainer: the Trainer.
     """
 
     loss_function = "compute_loss"
@@ -131,15 +131,15 @@ class HeldMinibatches:
         self._held: list[_Minibatch] = []
 
     def hold(self, model: nn.Module, inputs: Any, arguments: Mapping[str, Any]) -> None:
-        """Hold one, before its loss is computed."""
+        """Hold a minibatch, before its loss is computed."""
         self._held.append(_Minibatch(model, copy.copy(inputs), arguments, RandomState.now()))
 
     def forget(self) -> None:
-        """Drop all."""
+        """Drop all minibatches."""
         self._held.clear()
 
     def inputs(self) -> Mapping[str, Tensor]:
-        """Return the floating-point inputs; the first that is not finite, where several are."""
+        """Return the floating-point inputs by name; of one name, the first that is not finite."""
         named: dict[str, Tensor] = {}
         for minibatch in self._held:
             for name, value in minibatch.inputs.items():
@@ -150,12 +150,12 @@ class HeldMinibatches:
         return named
 
     def owners(self) -> Sequence[object]:
-        """Return the objects that count, time and collect figures while a loss is computed."""
+        """Return the objects whose counters and figures change while a loss is computed."""
         trainer = self._trainer
         return trainer, trainer.accelerator, trainer.accelerator.gradient_state, trainer.state
 
     def run(self, _optimizer: Any) -> Mapping[str, Tensor]:
-        """Compute losses and gradients again, up to the first that is not finite."""
+        """Compute losses and gradients again, until one is not finite."""
         if not self._held:
             raise CannotRunAgainError("the trainer computed no loss")
         if self._trainer.accelerator.num_processes > 1:
@@ -177,7 +177,7 @@ class HeldMinibatches:
                 results["loss"] = loss[0] if isinstance(loss, tuple) else loss
                 return loss
 
-            # Further layers over `training_step` count, time and log, so this is the Trainer's own.
+            # Wrappers around `training_step` count, time and log, so call the Trainer's method.
             with replaced(trainer, _prepare_inputs=prepared, compute_loss=compute_loss):
                 Trainer.training_step(
                     trainer, minibatch.model, inputs, minibatch.arguments.get("num_items_in_batch")
@@ -217,7 +217,7 @@ def _followed(trainer: Any, watch: Watch, minibatches: HeldMinibatches) -> Any:
 
 
 def _calling_trainer(callback: EsperCallback) -> Any:
-    """Return the Trainer that called a callback: callbacks are given everything but it."""
+    """Return the Trainer that called a callback; it is not among the callback's arguments."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         owner = frame.f_locals.get("self")

@@ -1,7 +1,7 @@
-"""Reward functions of TRL's GRPO and RLOO trainers as heads with lights of their own.
+"""Each reward function of TRL's GRPO and RLOO trainers is a head with its own lights.
 
-An infinite reward becomes an advantage of 0 there, and a NaN counts as "no reward": neither leaves
-a trace in the loss. So each function's own values are looked at.
+TRL turns an infinite reward into an advantage of 0, and treats a NaN as "no reward". Neither shows
+in the loss, so the values that each function returns are checked.
 """
 
 import functools
@@ -18,7 +18,7 @@ from esper.watching.watch import Watch
 
 @contextmanager
 def checked_rewards(trainer: Any, watch: Watch) -> Iterator[None]:
-    """Check the values of each reward function of a trainer, if it has any, for some time."""
+    """Check the values of each reward function of a trainer within the context."""
     functions = getattr(trainer, "reward_funcs", None)
     if not isinstance(functions, list):
         yield
@@ -38,7 +38,7 @@ def checked_rewards(trainer: Any, watch: Watch) -> Iterator[None]:
 
 
 def _checked(function: Any, watch: Watch, name: str) -> Callable[..., Any]:
-    """Return a function that checks what another returns; async, if that one is."""
+    """Return a function that calls `function` and checks its result; async if that is async."""
     made_by = _place(function, name)
 
     def checked(rewards: Any) -> Any:
@@ -77,7 +77,7 @@ def _model_checker(watch: Watch, name: str) -> Callable[..., None]:
 
 
 def _place(function: Any, name: str) -> str:
-    """Return a function with its file and line, as far as it has them."""
+    """Return the name of a function, with its file and line if it has them."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return f"the reward function {name}"

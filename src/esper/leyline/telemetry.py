@@ -27,7 +27,7 @@ GROUPS: Final = {SHARED: "the shared part", HOSTS: "the hosts"}
 #: Updates that take steps and move no weight, one after another, before that counts as stalled.
 STALLED_UPDATES: Final = 3
 #: Kinds of heads: a categorical or binary choice, a dimension of a Gaussian, a module's output, a
-#: reward function, or a group of parameters without an output of its own.
+#: reward function, or a group of parameters, which has no output.
 HEAD_KINDS: Final = (*("categorical", "binary", "gaussian", "value", "module", "reward", "group"),)
 
 #: Phases of an update in which something can be seen, in order of time. Only the last has
@@ -68,7 +68,7 @@ class RunStarted(msgspec.Struct, frozen=True, kw_only=True):
     # Of a run that is watched from outside; empty for Esper's own agent:
     library: str = ""  # name and version, such as "stable-baselines3 2.9.2"; "pytorch" for a loop
     head_kinds: dict[str, str] = {}  # one of HEAD_KINDS by head; absent: "categorical"
-    # Of a run with several processes that train together, each with a store of its own:
+    # Of a run with several processes that train together, each with its own store:
     rank: int = 0  # number of this process, counted from 0
     world_size: int = 1  # number of processes
     machine: str = ""  # name of the machine of this process

@@ -1,4 +1,4 @@
-"""What a recipe says of an object of another library."""
+"""Recipes: how to watch and repeat the objects of another library."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ from esper.watching.finding.repeater import Repeater
 
 
 class RecipeError(EsperError, ValueError):
-    """An object of a known library is watched in another way; the message says how."""
+    """An object of a known library must be watched in another way; the message says how."""
 
 
 @dataclass(frozen=True)
 class Rebuilding:
-    """What is needed to repeat an update of a library in another process.
+    """The data needed to repeat an update of a library in another process.
 
     Attributes:
-        rebuilder: how, a name that `esper.rerunning` knows; empty where it cannot be repeated.
+        rebuilder: name of the method, known to `esper.rerunning`; empty if it cannot be repeated.
         plan: plain values: class paths and settings.
         data: tensors that the update learns from, by name.
-        reason: why it cannot be repeated, a sentence.
+        reason: sentence that says why it cannot be repeated.
     """
 
     rebuilder: str = ""
@@ -34,32 +34,32 @@ class Rebuilding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is watched.
+    """The watched parts of a training.
 
     Attributes:
-        models: that are trained, without target networks.
-        optimizers: of these models; empty: all optimizers of the process are looked at.
+        models: trained models, without target networks.
+        optimizers: optimizers of these models; empty: all optimizers of the process are watched.
         heads: as `heads` of `esper.watch`.
-        output_layer: that computes the logits or means of the heads with columns; None: it is
-            found.
+        output_layer: layer that computes the logits or means of the heads with columns; None: it
+            is found automatically.
         library: name of the library's distribution.
-        task: what is trained, such as the environment's id; empty if unknown.
-        seed: of the random number generators; None if unknown.
-        config: settings of the training, for the record.
+        task: name of the task, such as the environment's id; empty if unknown.
+        seed: random seed of the training; None if unknown.
+        config: settings of the training, stored with the run.
         update_method: object and name of the method whose call is one update; None: updates are
             found by the change from acting to learning, or are reported.
         groups: further parts by name, as `groups` of `esper.watch`.
-        figures: returns what the library measured in the update that just ended, by name.
-        figures_of_result: returns the figures in what the update method returned.
-        runs_again: whether its training loop may be run again.
-        rebuilding_of: returns what is needed to repeat the current update, or, if it is given
-            "acting", the current choice of actions; None: neither can be repeated elsewhere.
-        why_not_rebuilt: the reason for that, a sentence.
-        inputs: returns arrays or tensors that an update's own tensors are computed from, by name,
-            such as rewards; looked at only where something is not finite.
-        repeater: computes a minibatch again where the loop must not be run.
-        reports_steps: whether `Watch.before_step` and `Watch.after_step` are called, and so the
-            optimizers need no hooks.
+        figures: returns the library's figures of the update that just ended, by name.
+        figures_of_result: returns the figures in the return value of the update method.
+        runs_again: whether the lines of the training loop may be repeated.
+        rebuilding_of: returns the data needed to repeat the current update, or, if its argument is
+            "acting", the current choice of actions; None: they cannot be repeated elsewhere.
+        why_not_rebuilt: sentence that says why they cannot be repeated elsewhere.
+        inputs: returns the arrays or tensors from which the tensors of an update are computed, by
+            name, such as rewards; called only after something was not finite.
+        repeater: repeats a minibatch if the lines of the training loop must not be repeated.
+        reports_steps: whether the integration calls `Watch.before_step` and `Watch.after_step`, so
+            the optimizers need no hooks.
     """
 
     models: Sequence[nn.Module]
@@ -88,9 +88,15 @@ class Recipe:
 
     Attributes:
         package: top-level package in which the classes of its objects are defined.
-        subject_of: returns what is watched of an object; None if the object is not one that can be
-            watched.
+        subject_of: returns the watched parts of an object; None if it cannot be watched.
     """
 
     package: str
     subject_of: Callable[[Any], Subject | None]
+
+
+def last_linear(module: Any) -> nn.Linear | None:
+    """Return the last linear layer in a module; None if there is none, or it is not a module."""
+    modules = module.modules() if isinstance(module, nn.Module) else ()
+    layers = [layer for layer in modules if isinstance(layer, nn.Linear)]
+    return layers[-1] if layers else None

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from esper.recipes.recipe import Recipe, Subject
+from esper.recipes.recipe import Recipe, Subject, last_linear
 from esper.watching.model.heads import Head
 
 _SETTINGS: Final = (
@@ -14,12 +14,12 @@ _SETTINGS: Final = (
 
 
 def subject_of(thing: Any) -> Subject | None:
-    """Return what is watched of a runner or an algorithm; None for another object."""
+    """Return the watched parts of a runner or an algorithm; None for another object."""
     algorithm = getattr(thing, "alg", thing)
     actor, critic = getattr(algorithm, "actor", None), getattr(algorithm, "critic", None)
     if not isinstance(actor, nn.Module) or not isinstance(critic, nn.Module):
         return None
-    layer = _last_layer(actor)
+    layer = last_linear(actor)
     values = {name: getattr(algorithm, name, None) for name in _SETTINGS}
     return Subject(
         models=[actor, critic],
@@ -38,11 +38,6 @@ def subject_of(thing: Any) -> Subject | None:
 RECIPE: Final = Recipe("rsl_rl", subject_of)
 
 
-def _last_layer(actor: nn.Module) -> nn.Module | None:
-    layers = [module for module in actor.modules() if isinstance(module, nn.Linear)]
-    return layers[-1] if layers else None
-
-
 def _heads(actor: nn.Module, layer: nn.Module | None) -> list[Head] | None:
     """Return one head for each dimension of an action: its mean is an output of the layer."""
     distribution = getattr(actor, "distribution", None)
@@ -58,7 +53,7 @@ def _task(env: Any) -> str:
 
 
 def _rollout(algorithm: Any) -> dict[str, Any]:
-    """Return what advantages and returns are computed from."""
+    """Return the tensors from which advantages and returns are computed."""
     storage = getattr(algorithm, "storage", None)
     held = {name: getattr(storage, name, None) for name in ("rewards", "values")}
     return {name: values for name, values in held.items() if values is not None}

@@ -1,7 +1,7 @@
-"""What is needed to repeat the update of an on-policy algorithm of Stable-Baselines3.
+"""Plans: the data needed to repeat an update of an on-policy algorithm of Stable-Baselines3.
 
-A plan names classes by path. Only classes of the library that are listed here are ever looked up,
-so a capsule from a stranger cannot name any other.
+A plan names classes by path. Only the classes that are listed here are looked up, so an untrusted
+capsule cannot name any other class.
 """
 
 from collections.abc import Mapping
@@ -75,9 +75,9 @@ class SpacePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         kind: name of the class.
         sizes: numbers of choices, for discrete spaces.
-        shape: of a Box or a MultiBinary space.
+        shape: shape of a Box or a MultiBinary space.
         dtype: name of the elements' type.
-        low: lower bounds: one for all elements, or one each.
+        low: lower bounds: one for all elements, or one for each.
         high: upper bounds.
         parts: spaces of a Dict space, by name.
     """
@@ -92,7 +92,7 @@ class SpacePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PolicyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The arguments of a policy's constructor; classes are paths."""
+    """The arguments of a policy's constructor; classes are given as paths."""
 
     net_arch: list[int] | dict[str, list[int]]
     activation_fn: str
@@ -148,11 +148,11 @@ class OnPolicyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _CannotPlanError(EsperError):
-    """A part of an algorithm is not one of the library; the message names it."""
+    """A part of an algorithm is not a class of the library; the message names it."""
 
 
 def rebuilding_of(model: Any, phase: str) -> Rebuilding:
-    """Return what is needed to repeat the current update, or the current choice of actions."""
+    """Return the data needed to repeat the current update, or the current choice of actions."""
     try:
         plan = _plan(model)
         data = _seen(model) if phase == "acting" else _rollout(model, plan)
@@ -204,7 +204,7 @@ def _plan(model: Any) -> OnPolicyPlan:
     )
 
 
-#: Arguments of a policy that are also its attributes, with the value where a class has them not.
+#: Arguments of a policy that are also its attributes, with the value if a class lacks them.
 _OF_POLICY: Final[Mapping[str, Any]] = {
     "net_arch": None,
     "use_sde": False,
@@ -268,7 +268,7 @@ def _rollout(model: Any, plan: OnPolicyPlan) -> dict[str, Any]:
 
 
 def _seen(model: Any) -> dict[str, Any]:
-    """Return what the policy was given while acting."""
+    """Return the inputs of the policy while acting."""
     seen = model._last_obs
     parts = (
         {f"observations.{key}": part for key, part in seen.items()}

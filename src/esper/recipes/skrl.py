@@ -14,7 +14,7 @@ _OPTIMIZERS: Final = ("optimizer", "policy_optimizer", "critic_optimizer", "entr
 
 
 def subject_of(agent: Any) -> Subject | None:
-    """Return what is watched of an agent; None for another object."""
+    """Return the watched parts of an agent; None for another object."""
     held = getattr(agent, "models", None)
     if not isinstance(held, dict) or not hasattr(agent, "tracking_data"):
         return None
@@ -54,7 +54,7 @@ def _output_layer(actor: nn.Module, space: Any) -> nn.Module | None:
 
 
 def _figures(agent: Any) -> dict[str, float]:
-    """Return the means of what the agent tracked since it last wrote."""
+    """Return the means of the figures that the agent tracked since its last write."""
     return {
         name: float(sum(values) / len(values))
         for name, values in agent.tracking_data.items()
@@ -63,6 +63,6 @@ def _figures(agent: Any) -> dict[str, float]:
 
 
 def _rollout(agent: Any) -> dict[str, Any]:
-    """Return what advantages and returns are computed from."""
+    """Return the tensors from which advantages and returns are computed."""
     tensors = getattr(agent.memory, "tensors", {})
     return {name: tensors[name] for name in ("rewards", "values") if name in tensors}

@@ -19,9 +19,9 @@ RECIPES: Final = {
 
 
 def subject_of(thing: Any) -> Subject | None:
-    """Return what is watched of an object of a known library; None for any other object.
+    """Return the watched parts of an object of a known library; None for any other object.
 
-    The library of a subclass is that of the first known class that it derives from.
+    A subclass belongs to the library of its first known base class.
     """
     for cls in type(thing).__mro__:
         module = RECIPES.get(cls.__module__.partition(".")[0])

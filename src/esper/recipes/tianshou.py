@@ -5,11 +5,11 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from esper.recipes.recipe import Recipe, Subject
+from esper.recipes.recipe import Recipe, Subject, last_linear
 
 
 def subject_of(algorithm: Any) -> Subject | None:
-    """Return what is watched of an algorithm; None for another object."""
+    """Return the watched parts of an algorithm; None for another object."""
     policy = getattr(algorithm, "policy", None)
     wrappers = getattr(algorithm, "_optimizers", None)
     if not isinstance(policy, nn.Module) or not isinstance(wrappers, list):
@@ -34,12 +34,7 @@ def _output_layer(policy: nn.Module) -> nn.Module | None:
     """Return the layer of logits, means or values of actions."""
     actor: Any = getattr(policy, "actor", None) or getattr(policy, "model", policy)
     mean = getattr(actor, "mu", None)  # of a Gaussian; standard deviations may have a layer, too
-    layers = [
-        module
-        for module in (mean if isinstance(mean, nn.Module) else actor).modules()
-        if isinstance(module, nn.Linear)
-    ]
-    return layers[-1] if layers else None
+    return last_linear(mean if isinstance(mean, nn.Module) else actor)
 
 
 def _figures(result: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""transformers: a model, or the Trainer that a callback found; those of TRL are such, too."""
+"""transformers: a model, or the Trainer that a callback found, including those of TRL."""
 
 import re
 from typing import Any, Final
@@ -23,17 +23,17 @@ _SETTINGS: Final = (
 
 
 def subject_of(thing: Any) -> Subject | None:
-    """Return what is watched of a model; None for another object of the library.
+    """Return the watched parts of a model; None for another object of the library.
 
     Raises:
-        RecipeError: it is a Trainer, which a callback watches.
+        RecipeError: the object is a Trainer; a callback must watch it.
     """
     if isinstance(thing, nn.Module):
         return _of_model(thing)
     if hasattr(thing, "callback_handler"):
         raise RecipeError(
-            "a Trainer is watched by a callback: give callbacks=[EsperCallback()] of "
-            "esper.integrations.transformers to it"
+            "to watch a Trainer, give it a callback: callbacks=[EsperCallback()] from "
+            "esper.integrations.transformers"
         )
     return None
 
@@ -42,7 +42,7 @@ RECIPE: Final = Recipe("transformers", subject_of)
 
 
 def of_trainer(trainer: Any, repeater: Repeater) -> Subject:
-    """Return what is watched of a Trainer, whose optimizer exists from the start of training on."""
+    """Return the watched parts of a Trainer whose training has begun, so it has an optimizer."""
     model = _of_model(trainer.model)
     optimizer = trainer.optimizer
     rewards = [Head(name, "reward") for name in reward_names(trainer)]
@@ -63,7 +63,7 @@ def of_trainer(trainer: Any, repeater: Repeater) -> Subject:
 
 
 def reward_names(trainer: Any) -> list[str]:
-    """Return a name of its own for each reward function of a trainer of TRL, in order."""
+    """Return a distinct name for each reward function of a TRL trainer, in order."""
     names: list[str] = []
     for given in getattr(trainer, "reward_func_names", ()):
         name = given or "reward"

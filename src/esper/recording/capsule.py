@@ -44,7 +44,7 @@ class WatchedCapsule:
         minibatch: the minibatch with the non-finite value, counted from 1; 0 while acting.
         phase: "acting" or "update".
         rebuilder: name of the method that repeats the update; empty if it cannot be repeated.
-        reason: a sentence on why it cannot be repeated.
+        reason: sentence that says why it cannot be repeated; empty if it can.
         plan: plain values from which the rebuilder creates models and settings.
         start: weights, optimizer states and random generator states (`StartState.values`).
         data: the update's training data, tensors by name.
@@ -74,8 +74,8 @@ class WatchedCapsule:
 
     @property
     def why_not_repeated(self) -> str:
-        """A sentence on why a replay is not possible; empty if it is."""
-        return "" if self.rebuilder else self.reason or "the capsule names no way to repeat it"
+        """The reason why a replay is not possible, as text; empty if it is possible."""
+        return "" if self.rebuilder else self.reason or "the capsule does not say how to repeat it"
 
 
 class CapsuleTooLargeError(EsperError):

@@ -42,7 +42,7 @@ class Place:
         run: the run's directory.
         rank: the process's rank.
         continues: the state to continue; None for a new run.
-        first_update: number of the update that comes, the same in all ranks.
+        first_update: number of the next update, the same in all ranks.
     """
 
     run: Path
@@ -84,7 +84,7 @@ def place_of(
     if meeting is None:
         return Place(Path(given) if given else create(), rank, None)
     run = Path(given) if given else meeting.run(create)
-    before = _recorded_before(run, rank)  # by a process that torchrun has started again
+    before = _recorded_before(run, rank)  # before a restart by torchrun
     check_store_path(rank_folder(run, rank.rank))
     create_rank_folder(run, rank.rank)
     last = 0 if before is None else before.update
@@ -103,7 +103,7 @@ def _recorded_before(run: Path, rank: Rank) -> Continued | None:
         if not reader.has_tables() or not reader.last_id():
             return None
         last = [*reader.read_last("ppo_update", 1), *reader.read_last("incident_recorded", 1)]
-    except RunStoreError:  # it is continued all the same: its lights are there
+    except RunStoreError:  # the run is continued anyway; its lights are kept
         last = []
     payloads = [event.payload for event in last]
     updates = [one.update for one in payloads if isinstance(one, PPOUpdatePayload)]

@@ -1,8 +1,8 @@
 """Lets the processes of one training agree on a common run, without collective operations.
 
 They use the key-value store of torch.distributed: torchrun's store, which exists before the script
-starts, or the store of the process group. The first process creates the run. Waiting has a time
-limit, and happens only when a watch is created.
+starts, or the store of the process group. The first process creates the run. Ranks wait for each
+other only when a watch is created and after a halt, with a time limit.
 """
 
 import os
@@ -24,10 +24,10 @@ WAIT_S: Final = 60.0
 _CONNECT_S: Final = 20.0
 _LEAVE_S: Final = 5.0
 _POLL_S: Final = 0.02
-#: Keys of all that is written here.
+#: Prefix of all keys that this module writes.
 _PREFIX: Final = "esper/"
 
-#: Numbers of the runs that this process records with others: the same in every rank.
+#: Numbers of the runs that this process records together with others; the same in every rank.
 _numbers = count()
 _launcher: dict[str, Any] = {}  # the connection to torchrun's store, once it is made
 
@@ -39,8 +39,8 @@ class RanksError(EsperError, ValueError):
 def own_rank() -> Rank:
     """Return the rank of this process in the process group, or as set by the launcher.
 
-    If the launcher set no address at which the processes can connect, each process is a single
-    one.
+    If the launcher set no address at which the processes can connect, this process counts as a
+    single one.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return rank_of_environment() if "MASTER_ADDR" in os.environ else Rank()
@@ -70,7 +70,7 @@ class Meeting:
         """Return the folder of the run, the same in all ranks.
 
         Args:
-            create: creates the folder; called only in the first rank that gets here.
+            create: creates the folder; called only in the first rank that calls this method.
 
         Raises:
             RanksError: the first rank did not report its folder in time.
@@ -93,7 +93,7 @@ class Meeting:
         )
 
     def wait_for_all(self, on_nonfinite: str) -> None:
-        """Wait until all ranks watch with the same option, which joint decisions require.
+        """Wait until all ranks watch with the same option; joint decisions require this.
 
         Args:
             on_nonfinite: the watch's setting.
@@ -102,7 +102,7 @@ class Meeting:
             RanksError: another rank did not arrive in time, or has a different setting.
         """
         size = self.rank.world_size
-        # After a restart by torchrun, the store may be the same.
+        # After a restart by torchrun, the store may still contain the earlier keys.
         key = f"{self._key}/{on_nonfinite}/{restart_count()}"
         self._store.add(key, 1)
         if not self._wait_for(lambda: self._store.add(key, 0) >= size):
@@ -112,12 +112,12 @@ class Meeting:
             )
 
     def latest(self, update: int) -> int:
-        """Return the last update that any rank recorded before all were started again.
+        """Return the last update that any rank recorded before all were restarted.
 
-        Ranks that do not come within a few seconds are left out.
+        Ranks that do not report theirs within a few seconds are ignored.
 
         Args:
-            update: the last one of this rank; 0 if there is none.
+            update: number of the last update of this rank; 0 if there is none.
         """
         key, size = f"{self._key}/updates/{restart_count()}", self.rank.world_size
         self._store.set(f"{key}/{self.rank.rank}", str(update))
@@ -137,7 +137,7 @@ class Meeting:
             self._wait_for(lambda: self._store.add(key, 0) >= self.rank.world_size, _LEAVE_S)
 
     def _has_come_first(self) -> bool:
-        if restart_count():  # the folder of the processes before is there
+        if restart_count():  # the folder may exist from before the restart
             return not self._store.check([self._key]) and self._claims()
         return self._claims()
 

@@ -98,17 +98,17 @@ class RunRecorder:
         description: description of the run.
         run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.
         continues: an earlier run of this process to continue; None for a new run.
-        meeting: meeting of the ranks that record this run; None where this process trains alone.
+        meeting: meeting of the ranks that record this run; None if this process trains alone.
 
     Attributes:
         run: the run's directory.
-        rank: rank of this process in it.
-        directory: the directory in which this process records: that of its rank.
-        first_update: number of the update that comes.
+        rank: rank of this process in the run.
+        directory: the directory of this process's rank, in which it records.
+        first_update: number of the next update.
 
     Raises:
         OSError: the run's directory cannot be created.
-        RanksError: the ranks cannot agree on one.
+        RanksError: the ranks cannot agree on a directory.
         RunPathError: the path of the run's directory would be too long.
     """
 
@@ -155,8 +155,8 @@ class RunRecorder:
     def found(self, trouble: Trouble) -> None:
         """Latch the lights of an incident and record its origin.
 
-        The same sightings with the same origin in the same or the next update are not another
-        incident; they are only counted in the update events.
+        If the same sightings with the same origin were seen in the same or the previous update,
+        this is not a new incident; it is only counted in the update events.
         """
         if self._is_forked:
             return

@@ -1,7 +1,7 @@
 """Checks of arguments that PyTorch's CPU kernels do not check: indices, and matching shapes.
 
-The kernel of a derivative expects the results of the forward operation. A recording from an unknown
-source may contain anything, and the kernel could read or write outside of its tensors.
+The kernel of a backward operation expects the results of the forward operation. A recording from an
+unknown source may contain anything, and the kernel could read or write outside of its tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def check_extent(tensor: Tensor) -> None:
     """Check that a view is inside its storage.
 
     Raises:
-        WrongArgumentError: it is not.
+        WrongArgumentError: it exceeds its storage.
     """
     if not tensor.numel():
         return
@@ -226,7 +226,7 @@ def _attention(given: _Arguments) -> None:
 
 
 def _lstm(given: _Arguments) -> None:
-    """Check the arguments of an LSTM layer, whose kernel takes all sizes from numbers."""
+    """Check the arguments of an LSTM layer; its kernel trusts the sizes given as numbers."""
     names = [f"weight{number}" for number in range(4)]
     if "weight4" in given:
         names = [f"weight{number}" for number in range(1, 5)]

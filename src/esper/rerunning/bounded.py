@@ -1,4 +1,4 @@
-"""Builds models from a stranger's plan without letting it take memory."""
+"""Limits the memory that a model built from an untrusted plan can use."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -8,17 +8,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.simic.replay.incidents import IncidentError
 
-#: Operations that make a tensor of the sizes in their first argument.
+#: Operations that create a tensor with the sizes in their first argument.
 _MAKING: Final = frozenset({"empty", "zeros", "ones", "full", "rand", "randn"})
-#: Numbers that a library may make in addition to the weights themselves.
+#: Number of elements that a library may create in addition to the weights.
 _ALLOWANCE: Final = 1 << 20
 
 
 class BoundedMemory(TorchDispatchMode):
-    """While it is open, tensors are made only up to a limit.
+    """While it is active, tensors can be created only up to a limit.
 
     Args:
-        weights: tensors of the capsule; what is built is no larger than twice these.
+        weights: tensors of the capsule; the limit is about twice their number of elements.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -39,6 +39,6 @@ class BoundedMemory(TorchDispatchMode):
             self._left -= size
             if self._left < 0:
                 raise IncidentError(
-                    "the capsule cannot be replayed: its plan makes a model larger than its weights"
+                    "the capsule cannot be replayed: the model in its plan is larger than its weights"
                 )
         return func(*args, **(kwargs or {}))

@@ -75,7 +75,7 @@ def run_recorded(
         report: receives the current work, and the fraction of all work that is done.
 
     Raises:
-        IncidentError: they cannot be repeated; the message is one sentence.
+        IncidentError: the operations cannot be repeated; the message is one sentence.
     """
     try:
         recording = msgspec.convert(capsule.plan, Recording)
@@ -202,14 +202,14 @@ class _Run:
         args = [self._value(one, 0) for one in operation.args]
         kwargs = {str(key): self._value(one, 0) for key, one in operation.kwargs.items()}
         try:
-            with _disable_current_modes():  # the checks are none of the recorded operations
+            with _disable_current_modes():  # the operations of the checks must not be traced
                 check_arguments(function, args, kwargs)
-            # With gradients enabled, an LSTM also returns the inputs of its derivative.
+            # With gradients enabled, an LSTM also returns the inputs of its backward operation.
             with torch.set_grad_enabled(operation.name.startswith(_LSTM)):
                 result = function(*args, **kwargs)
         except MemoryError:
             raise
-        except Exception as error:  # noqa: BLE001 - PyTorch refuses with errors of many types
+        except Exception as error:  # noqa: BLE001 - PyTorch raises errors of many types
             if "allocate memory" in str(error):
                 raise MemoryError from None
             first_line = str(error).partition("\n")[0]
@@ -272,7 +272,7 @@ class _Run:
 
 
 def _check_size(tensor: Tensor) -> None:
-    """Reject a view that repeats its memory so often that operations on it would not end."""
+    """Reject a view that repeats its memory so often that operations on it would take too long."""
     if tensor.dim() > _MOST_DIMENSIONS or tensor.numel() * tensor.element_size() > _BYTES:
         raise _WrongError("one of its tensors is too large")
 

@@ -70,7 +70,7 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
         The result, and 0: minibatches are counted by update, not by epoch.
 
     Raises:
-        IncidentError: it cannot be repeated; the message is one sentence.
+        IncidentError: the incident cannot be repeated; the message is one sentence.
     """
     if capsule.rebuilder not in (REBUILDER, OPERATIONS):
         raise IncidentError(_unrepeatable(capsule))
@@ -84,14 +84,14 @@ def replay_watched(capsule: WatchedCapsule, report: Report = no_report) -> tuple
     with _as_it_was(capsule):
         seen, origin = repetition.run()
     recorded = tuple(msgspec.convert(capsule.sightings, list[NonfiniteSighting]))
-    if any(one.phase == "environment" for one in recorded):  # which is not stepped again
+    if any(one.phase == "environment" for one in recorded):  # a replay steps no environment
         verdict, differences, _ = verdict_of(capsule, origin)
     else:
         verdict, differences = judge(recorded, seen, (capsule.phase,))
     remarks = list(_remarks(capsule))
     if verdict == DIFFERS and _is_same_by_flags(recorded, seen):
         verdict, differences = REPRODUCED, ()
-        remarks.append("training kept flags alone: the replay names the quantity that it was")
+        remarks.append("training recorded only flags; the replay names the exact quantity")
     replayed = Replay(
         update=capsule.update,
         verdict=verdict,
@@ -146,15 +146,15 @@ def _is_same_by_flags(
 
 def _unrepeatable(capsule: WatchedCapsule) -> str:
     """Return why an incident cannot be repeated, and what is known about it."""
-    reason = capsule.reason or f"this version knows no way {capsule.rebuilder[:40]!r}"
+    reason = capsule.reason or f"this version of Esper does not know {capsule.rebuilder[:40]!r}"
     known = ""
-    with suppress(msgspec.ValidationError):  # none was found
+    with suppress(msgspec.ValidationError):  # no origin was found
         origin = msgspec.convert(capsule.origin, IncidentOrigin)
         place = f" at {short_path(origin.file)}:{origin.line}" if origin.file else ""
-        known = f"; when it happened, it was found to begin in {origin.operation}{place}"
+        known = f"; during training, its origin was found: {origin.operation}{place}"
     return printable(
         f"this incident cannot be repeated in another process ({reason}){known}; weights and "
-        "tensors of its minibatch are in capsule.pt: torch.load(…, weights_only=True)"
+        "tensors of its minibatch are in capsule.pt; torch.load(…, weights_only=True) reads them"
     )
 
 
@@ -190,7 +190,7 @@ class _Repetition:
         )
 
     def run(self) -> tuple[tuple[NonfiniteSighting, ...], Origin | None]:
-        """Repeat it; return the sightings and their origin."""
+        """Repeat the incident; return the sightings and their origin."""
         subject = subject_of(self._model)
         assert subject is not None
         assert subject.output_layer is not None  # every policy that has a plan has one
@@ -239,7 +239,7 @@ class _Repetition:
         return seen, origin
 
     def _observed(self) -> dict[str, Tensor]:
-        """Return the policy's inputs while acting, with the names in the library's loop."""
+        """Return the policy's inputs while acting, named as in the library's loop."""
         return {
             f"obs_tensor[{key!r}]" if key else "obs_tensor": tensor
             for path, tensor in self._capsule.data.items()
@@ -299,7 +299,7 @@ class _Repetition:
             self._seen.append(output)
 
     def _trace_from(self, minibatch: int) -> None:
-        """Trace the minibatch before the incident, whose step may be its cause, and those after."""
+        """Start tracing at the minibatch before the incident: its step may be the cause."""
         first = max(self._capsule.minibatch - 1, 1)
         if (not self._is_tracing and first <= minibatch <= self._capsule.minibatch) or (
             not self._is_tracing and self._capsule.phase == "acting"
@@ -361,7 +361,7 @@ def _act(model: Any, capsule: WatchedCapsule) -> None:
 
 
 def _named(model: Any) -> dict[str, Tensor]:
-    """Return weights and what the optimizer keeps of them, by the names shown in a report."""
+    """Return the weights and the optimizer's state of them, by the names shown in a report."""
     named = {}
     for name, parameter in model.policy.named_parameters():
         named[f"weight {name}"] = parameter.detach()

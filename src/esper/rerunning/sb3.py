@@ -1,7 +1,7 @@
 """Rebuilds an on-policy algorithm of Stable-Baselines3 from a capsule.
 
-Classes are looked up only if they are on the library's own list (`esper.recipes.sb3_plan`), and a
-small file never leads to a large model, buffer or number of minibatches.
+A class is looked up only if it is listed in `esper.recipes.sb3_plan`. A small file never leads to a
+large model, buffer or number of minibatches.
 """
 
 import inspect
@@ -34,14 +34,14 @@ from esper.simic.replay.capsule_check import MOST_MINIBATCHES
 from esper.simic.replay.incidents import IncidentError
 
 _MOST_LAYERS: Final = 100
-_MOST_PARTS: Final = 1000  # of a Dict space, or choices of a discrete one
+_MOST_PARTS: Final = 1000  # parts of a Dict space, or choices of a discrete one
 _SETTINGS: Final = (
     *("learning_rate", "n_steps", "gamma", "gae_lambda", "ent_coef", "vf_coef", "max_grad_norm"),
     *("normalize_advantage", "use_sde", "sde_sample_freq"),
 )
 _OF_MINIBATCHES: Final = ("batch_size", "n_epochs", "clip_range", "clip_range_vf", "target_kl")
 _DTYPES: Final = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
-#: Errors of the library on a plan or on weights that do not fit one another.
+#: Errors that the library raises if the plan and the weights do not fit together.
 _MISFITS: Final = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError),
     *(NotImplementedError, OverflowError, ZeroDivisionError, MemoryError),
@@ -52,12 +52,12 @@ def plan_of(capsule: WatchedCapsule) -> OnPolicyPlan:
     """Return the plan of a capsule.
 
     Raises:
-        IncidentError: it is not consistent.
+        IncidentError: the plan is not consistent.
     """
     try:
         plan = msgspec.convert(capsule.plan, OnPolicyPlan)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _refusal(f"its plan is no plan of an algorithm ({error})") from None
+        raise _refusal(f"its plan does not describe an algorithm ({error})") from None
     if plan.algorithm not in ALGORITHMS or plan.policy not in POLICIES:
         raise _refusal("its algorithm or policy is not one that Esper rebuilds")
     batch_size = 1 if plan.batch_size is None else plan.batch_size
@@ -72,10 +72,10 @@ def rebuild(capsule: WatchedCapsule, plan: OnPolicyPlan) -> Any:
     """Return the algorithm as it was when the update began, or while it acted.
 
     Raises:
-        IncidentError: the library is missing, or the parts of the capsule do not fit one another.
+        IncidentError: the library is missing, or the parts of the capsule do not fit together.
     """
     weights, optimizer = _start_of(capsule)
-    if capsule.phase == "acting":  # a buffer is not needed, but always made
+    if capsule.phase == "acting":  # the library always creates a buffer; make it small
         plan = msgspec.structs.replace(plan, n_steps=2, batch_size=plan.batch_size and 2)
     largest = sum(tensor.numel() for tensor in weights.values())
     if sum(plan.action_space.sizes) + math.prod(plan.action_space.shape) > largest + 1:
@@ -117,26 +117,26 @@ def _start_of(capsule: WatchedCapsule) -> tuple[dict[str, Tensor], dict[str, Any
         case {"weights": [dict() as weights], "optimizers": [dict() as optimizer]}:
             pass
         case _:
-            raise _refusal("it has no weights and optimizer of one policy")
+            raise _refusal("the weights or the optimizer of its policy are missing")
     if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise _refusal("its weights are no tensors")
+        raise _refusal("its weights are not tensors")
     match optimizer:
         case {"state": dict() as state, "groups": [*groups]}:
             is_whole = all(isinstance(one, dict) for one in (*state.values(), *groups))
         case _:
             is_whole = False
     if not is_whole:
-        raise _refusal("the state of its optimizer is not whole")
+        raise _refusal("the state of its optimizer is incomplete")
     return weights, optimizer
 
 
 def _check_data(
     capsule: WatchedCapsule, plan: OnPolicyPlan, observation_space: spaces.Space[Any]
 ) -> None:
-    """Check that arrays are those of the rollout, so that what is allocated is in the file."""
+    """Check that the arrays have the sizes of the plan, so no more memory is allocated."""
     data = capsule.data
     if not all(isinstance(tensor, Tensor) for tensor in data.values()):
-        raise _refusal("its data are no tensors")
+        raise _refusal("its data are not tensors")
     if capsule.phase != "update":
         samples = plan.n_envs
     else:
@@ -144,7 +144,7 @@ def _check_data(
         for name in ("rewards", "values", "log_probs", "advantages", "returns", "episode_starts"):
             if name not in data or data[name].numel() != samples:
                 raise _refusal(
-                    f"its {name} are not one for each step of {plan.n_envs} environments"
+                    f"its {name} must have one value for each step of {plan.n_envs} environments"
                 )
         actions = data.get("actions")
         if actions is None or actions.numel() != samples * _action_size(plan.action_space):
@@ -161,7 +161,7 @@ def _check_data(
 
 
 def _action_size(plan: SpacePlan) -> int:
-    """Return how many numbers an action has."""
+    """Return the number of elements of an action."""
     return len(plan.sizes) or math.prod(plan.shape)
 
 
@@ -169,7 +169,7 @@ def _space(plan: SpacePlan, depth: int = 0) -> spaces.Space[Any]:
     """Return a space.
 
     Raises:
-        IncidentError: the plan is of no space that Esper rebuilds.
+        IncidentError: Esper cannot rebuild this space.
     """
     sizes, shape = plan.sizes, tuple(plan.shape)
     if len(sizes) > _MOST_PARTS or any(not 1 <= size < 2**31 for size in (*sizes, *shape)):
@@ -194,7 +194,7 @@ def _space(plan: SpacePlan, depth: int = 0) -> spaces.Space[Any]:
 
 def _bound(values: Sequence[float], shape: tuple[int, ...], count: int, dtype: str) -> Any:
     if len(values) not in (1, count):
-        raise _refusal("a Box has other bounds than one, or one for each element")
+        raise _refusal("the bounds of a Box must be one number, or one for each element")
     try:
         return np.broadcast_to(np.asarray(values).astype(dtype).reshape(-1), count).reshape(shape)
     except (ValueError, OverflowError):
@@ -202,10 +202,10 @@ def _bound(values: Sequence[float], shape: tuple[int, ...], count: int, dtype: s
 
 
 def _class(path: str, known: Any) -> Any:
-    """Return a class of the library by its path, if it is on a list of known ones.
+    """Return a class of the library by its path, if the path is in a list of known classes.
 
     Raises:
-        IncidentError: it is not on the list.
+        IncidentError: the path is not in the list.
         ImportError: the library is not installed.
     """
     if path not in known:
@@ -219,7 +219,7 @@ def _build(cls: Any, plan: OnPolicyPlan, observation_space: spaces.Space[Any]) -
     settings = {name: getattr(plan, name) for name in _SETTINGS}
     if plan.batch_size is not None:
         settings |= {name: getattr(plan, name) for name in _OF_MINIBATCHES}
-    # The policy is given as a class, so that the library looks up no name.
+    # The policy is passed as a class, so the library does not look up a name.
     model = cls(
         policy,
         None,
@@ -238,7 +238,7 @@ def _build(cls: Any, plan: OnPolicyPlan, observation_space: spaces.Space[Any]) -
 
 
 def _accepted(cls: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that a class of the library has."""
+    """Return the arguments that the constructor of a class accepts."""
     names = inspect.signature(cls.__init__).parameters
     return {name: value for name, value in arguments.items() if name in names}
 
@@ -286,7 +286,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _fill(buffer: Any, data: Mapping[str, Tensor], plan: OnPolicyPlan) -> None:
-    """Put the rollout into a buffer; its arrays must have the sizes of the buffer's own."""
+    """Put the rollout into a buffer; arrays must have the sizes of the buffer's arrays."""
     for name in (*ARRAYS, *ALGORITHMS[plan.algorithm]):
         own = getattr(buffer, name)
         if isinstance(own, dict):
@@ -305,7 +305,7 @@ def _array(data: Mapping[str, Tensor], name: str, own: Any) -> Any:
 
 
 class _SilentLogger:
-    """Takes what the library logs, and keeps nothing."""
+    """Discards what the library logs."""
 
     def record(self, *_: object, **__: object) -> None: ...
 

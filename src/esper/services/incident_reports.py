@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from esper.simic.command_progress import CommandProgress, NoProgress
     from esper.simic.replay.replaying import Replay
 
-#: Rank, row, what its update saw, and where it was seen first.
+#: Rank, row, the sightings of its update, and the place of the first one.
 _Listed = tuple[int, dict[str, Any], "Sequence[NonfiniteSighting]", FaultPlace]
-#: At most as many incidents without a capsule are listed, the newest ones.
+#: Maximum number of incidents without a capsule that are listed; the newest are kept.
 _INCIDENTS_LISTED = 1000
 
 
@@ -36,9 +36,9 @@ class IncidentList:
     """The incidents of a run.
 
     Attributes:
-        rows: each as plain values, by update; keys are only ever added.
-        sightings: what the update of each row saw.
-        not_listed: older ones without a capsule that are left out.
+        rows: each incident as plain values, ordered by update. Later versions may add keys.
+        sightings: the sightings of each row's update.
+        not_listed: number of older incidents without a capsule that are left out.
         completeness: whether everything that the run reported is known.
     """
 
@@ -49,10 +49,10 @@ class IncidentList:
 
 
 def incidents_of(run: Path) -> IncidentList:
-    """Return the incidents of a run, kept or not.
+    """Return the incidents of a run, with or without a capsule.
 
     Raises:
-        RunStoreError: the store cannot be read, and no capsule is there.
+        RunStoreError: the store cannot be read, and there is no capsule.
     """
     from esper.karn.sanctum.following.follower import RunFollower
 
@@ -80,20 +80,20 @@ def incidents_of(run: Path) -> IncidentList:
 
 
 def _of_other_ranks(run: Path, evidence: "Sequence[Evidence]") -> "list[_Listed]":
-    """Return the incidents of all ranks but the first; a store that cannot be read has none."""
+    """Return the incidents of all ranks except rank 0; unreadable stores are skipped."""
     listed: list[_Listed] = []
     for rank, folder in rank_folders(run).items():
         own = [row for row in evidence if row.first_rank == rank]
         try:
             recorded = _recorded_incidents(folder, own)
-        except RunStoreError:  # the run's completeness says so
+        except RunStoreError:  # the run's completeness already reports this
             recorded = []
         listed += [(rank, *one) for one in _listing(list_incidents(folder), recorded)]
     return listed
 
 
 def _one_per_fault(listed: "list[_Listed]") -> "list[_Listed]":
-    """Return one incident for each fault of a run with ranks: where it began."""
+    """Return one incident for each fault of a run with ranks: that of the rank where it began."""
 
     def with_others(rank: int, one: "_Listed", others: tuple[int, ...]) -> "_Listed":
         one[1].update(rank=rank, also_in=list(others))
@@ -107,11 +107,11 @@ def _listing(
     kept: "Sequence[Incident]",
     recorded: "Sequence[tuple[IncidentRecorded, Sequence[NonfiniteSighting]]]",
 ) -> "list[tuple[dict[str, Any], Sequence[NonfiniteSighting], FaultPlace]]":
-    """Return every incident of a store as plain values, what its update saw, and where first.
+    """Return each incident of a store: plain values, sightings of its update, and first place.
 
     Args:
         kept: the incidents that have a capsule.
-        recorded: the incidents in the run's events, each with what its update saw.
+        recorded: the incidents in the run's events, each with the sightings of its update.
     """
     events = {event.number: event for event, _ in recorded}
     listed: list[tuple[dict[str, Any], Sequence[NonfiniteSighting], FaultPlace]] = [
@@ -150,9 +150,9 @@ def _listing(
         if event.number not in {one.number for one in kept}
     ]
     for row, sightings, _ in listed:
-        row["rank"], row["also_in"] = None, []  # of a run of one process
+        row["rank"], row["also_in"] = None, []  # for a run of one process
         row["sightings"] = [_sighting(one) for one in sightings]
-        # Whether drills alone caused what the update saw.
+        # Whether all sightings of the update were caused by drills.
         row["planted"] = all(one.planted for one in sightings) and bool(sightings)
     return sorted(listed, key=lambda one: (one[0]["update"], one[0]["number"]))
 
@@ -162,7 +162,7 @@ def _origin_of(event: "IncidentRecorded | None") -> "IncidentOrigin | None":
 
 
 def _origin(event: "IncidentRecorded | None") -> dict[str, Any]:
-    """Return where an incident began, as far as a watched run recorded it at once."""
+    """Return the origin of an incident, if a watched run recorded it during training."""
     origin = None if event is None else event.origin
     return {
         "origin": None if origin is None else to_builtins(origin),
@@ -181,7 +181,7 @@ def _recorded_incidents(
 
     Args:
         run: the run's directory.
-        evidence: of the run; it has the sightings of an update that never ended.
+        evidence: evidence of the run; it includes the sightings of an update without an end event.
     """
     from esper.karn.store.reading.run_reader import RunReader
     from esper.leyline.telemetry import IncidentRecorded, PPOUpdatePayload
@@ -205,7 +205,7 @@ def _recorded_incidents(
 
 
 def _seen_first_in(evidence: "Sequence[Evidence]", update: int) -> "list[NonfiniteSighting]":
-    """Return what was seen for the first time in an update."""
+    """Return the sightings that were first seen in an update."""
     from esper.leyline.telemetry import NonfiniteSighting
 
     return [
@@ -229,7 +229,7 @@ def _seen_first_in(evidence: "Sequence[Evidence]", update: int) -> "list[Nonfini
 
 
 def _name_of(folder: Path) -> str:
-    """Return the name of the run that a folder of it, or of a rank in it, belongs to."""
+    """Return the run's name, given the run's folder or the folder of one of its ranks."""
     within = run_of_rank_folder(folder.resolve())
     return folder.resolve().name if within is None else within[0].name
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import polars
 
 _EVERY_UPDATE = 1 << 62
-#: What a notebook shows of a light that is on, off, or not known.
+#: Signs in a notebook for a light that is on, off or unknown.
 _SIGNS = {True: LIT, False: UNLIT, None: UNKNOWN}
 
 
@@ -37,15 +37,15 @@ class Run:
     Attributes:
         path: the run's folder.
         status: `LIVE`, `FINISHED`, `STOPPED`, `HALTED`, `FAILED`, `DEAD` … (`StatusKind`).
-        latches: by `"inf"` and `"nan"`, then by head or group: whether that light is on. None if
-            unknown, because something of the run is missing or damaged.
+        latches: whether a light is on, by `"inf"` or `"nan"`, then by head or group. None if
+            unknown, because a part of the run is missing or damaged.
         first: the first sighting of each light, in order of time.
         evidence: how often each kind of value was seen in each quantity, with the first and last
             place.
         doubt: why lights that are not on are unknown; None if they are known to be off.
         snapshot: all data that Sanctum shows.
-        ranks: the processes that train together, each with its status, machine, device and what is
-            missing of it; empty for a run of one process.
+        ranks: the processes that train together, each with its status, machine, device and missing
+            data; empty for a run of one process.
     """
 
     path: Path
@@ -103,10 +103,10 @@ class Run:
         return [rows[update] for update in sorted(rows)]
 
     def to_polars(self, table: str = "figures") -> "polars.DataFrame":
-        """Return a table of the run as it is now, as a polars frame.
+        """Return the current content of a table of the run as a polars data frame.
 
         Args:
-            table: one of `esper export`: `figures` (a row for each figure of each update),
+            table: a table of `esper export`: `figures` (a row for each figure of each update),
                 `latches`, `evidence`, `sightings`, `settings` or `hosts`.
 
         Raises:
@@ -118,7 +118,7 @@ class Run:
         return polars_frame(self.path, table)
 
     def to_pandas(self, table: str = "figures") -> "pandas.DataFrame":
-        """Return a table of the run as it is now, as a pandas frame.
+        """Return the current content of a table of the run as a pandas data frame.
 
         Args:
             table: as for `to_polars`.
@@ -154,7 +154,7 @@ class Run:
 
 
 def open_run(run: str | Path | None = None, *, run_dir: str | Path | None = None) -> Run:
-    """Return the state of a run: live, finished or crashed. Only reads.
+    """Return the current state of a run: live, finished or crashed. The run is not changed.
 
     Args:
         run: an id, a unique prefix of an id, a name, or the path of a run's folder; None for the

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from esper.simic.growing.growth import Grown
     from esper.simic.training.trained_policy import TrainedPolicy
 
-#: Name of the policy that comes with the package, accepted wherever a run is.
+#: Name of the policy that is included in the package; accepted in place of a run.
 SHIPPED_NAME = "shipped"
-#: Its settings. `esper.tamiyo.shipped` itself imports torch.
+#: Path of its settings. It is not in `esper.tamiyo.shipped`, because that imports torch.
 _SHIPPED_CONFIG = Path(__file__).parents[1] / "tamiyo" / "shipped" / "config.toml"
 
 
@@ -66,14 +66,15 @@ def evaluate(
         episodes: episodes for each contestant, at least 2.
         against: names of baselines.
         rng_seed: random seed of the evaluation.
-        search_episodes: episodes of the agent whose multiply-adds `random-best` and `halving` may
-            spend on their search, each; by default as many as the policies were trained with.
+        search_episodes: search budget of each of `random-best` and `halving`: they may use the
+            multiply-adds of this number of the agent's episodes. By default as many as the policies
+            were trained with.
         progress: progress reporter; also receives warnings about the checkpoints.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError, EvaluationError, UnknownTaskError,
-            UnknownBaselineError, MissingSearchLibraryError: a policy cannot be found or read, an
-            argument is out of range, or a library is missing.
+        RunNotFoundError, CheckpointError, ConfigError: a policy cannot be found or read.
+        EvaluationError, UnknownTaskError, UnknownBaselineError: an argument is invalid.
+        MissingSearchLibraryError: a library is not installed.
     """
     wanted: Sequence[str | Path | None] = policies or (None,)
     places = [locate_policy(_folder(run_dir), _text(one)) for one in wanted]
@@ -132,9 +133,9 @@ def grow(
         progress: progress reporter; also receives warnings about the checkpoint.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError, GrowingError, UnknownTaskError,
-            InvalidTaskError, HostShapeError, SliceSizeError: an argument or the data cannot be
-            used. The folder is left empty then.
+        RunNotFoundError, CheckpointError, ConfigError: the policy cannot be found or read.
+        GrowingError, UnknownTaskError: an argument is invalid, or a file cannot be written.
+        InvalidTaskError, HostShapeError, SliceSizeError: the data cannot be used.
     """
     directory = Path(out)
     check_task(parse_task_name(task))
@@ -198,10 +199,10 @@ class PolicyPlace:
     """The file of a trained policy.
 
     Attributes:
-        name: the name it is shown under.
+        name: name for messages and results.
         config: the settings it was trained with.
-        checkpoint: its file; None for the policy that comes with the package.
-        warnings: damage that was passed over or could not be looked for, a sentence each.
+        checkpoint: its file; None for the policy that is included in the package.
+        warnings: a sentence for each damaged checkpoint that was skipped or could not be checked.
     """
 
     name: str
@@ -214,8 +215,8 @@ def find_policy(run_dir: Path, reference: str | None) -> "TrainedPolicy":
     """Return a trained policy; for the arguments see `locate_policy`.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is none, or it
-            cannot be read.
+        RunNotFoundError, CheckpointError, ConfigError, ShippedPolicyError: there is no such policy,
+            or it cannot be read.
     """
     return load_policy(locate_policy(run_dir, reference))
 
@@ -225,12 +226,12 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
 
     Args:
         run_dir: the folder that holds runs.
-        reference: a run, as `find_run` takes it, for its newest checkpoint; the path of a
-            checkpoint in the folder of its run; `shipped` for the policy that comes with the
-            package; None for the newest run.
+        reference: a run, as for `find_run`, for its newest checkpoint; the path of a checkpoint in
+            the folder of its run; `shipped` for the policy that is included in the package; None
+            for the newest run.
 
     Raises:
-        RunNotFoundError, CheckpointError, ConfigError: there is none.
+        RunNotFoundError, CheckpointError, ConfigError: there is no such policy.
     """
     if reference == SHIPPED_NAME:
         return PolicyPlace(SHIPPED_NAME, load_config(_SHIPPED_CONFIG, ()), None)
@@ -238,7 +239,7 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
     path = None if reference is None else Path(reference).expanduser()
     if path is not None and path.is_file() and path.suffix == ".pt":
         run, checkpoint = path.resolve().parent.parent, path
-        name = f"{run.name}/{path.stem}"  # may be compared with others of its run
+        name = f"{run.name}/{path.stem}"  # distinct for several checkpoints of one run
     else:
         try:
             run = find_run(run_dir, reference)
@@ -253,7 +254,7 @@ def locate_policy(run_dir: Path, reference: str | None) -> PolicyPlace:
         checkpoint, warnings = _newest_whole(run)
     if not (run / CONFIG_NAME).is_file():
         raise CheckpointError(
-            f"{checkpoint} lies in no run: the {CONFIG_NAME} with the settings of its training is "
+            f"{checkpoint} is not in the folder of a run: the {CONFIG_NAME} with its settings is "
             "missing"
         )
     summary = read_summary(checkpoint)
@@ -272,14 +273,14 @@ def _newest_whole(run: Path) -> tuple[Path, list[str]]:
     """Return the newest undamaged checkpoint of a run, and a sentence for each damaged one.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no undamaged checkpoint.
     """
     path, _, passed_over = newest_whole(run / CHECKPOINTS_NAME)
     if path is None and passed_over:
         raise CheckpointError("; ".join(passed_over))
     if path is None and (library := watched_library(run)):
         raise CheckpointError(
-            f"{run.name} is a watched run ({library}): it has no policy of Esper's to use"
+            f"{run.name} is a watched run ({library}): it contains no policy of Esper's agent"
         )
     if path is None:
         raise CheckpointError(
@@ -292,7 +293,7 @@ def load_policy(place: PolicyPlace) -> "TrainedPolicy":
     """Read a policy, and set torch to the number of threads it was trained with.
 
     Raises:
-        CheckpointError, ShippedPolicyError: it cannot be read.
+        CheckpointError, ShippedPolicyError: the policy cannot be read.
     """
     import torch
 

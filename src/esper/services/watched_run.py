@@ -72,12 +72,12 @@ def watch(
 ) -> Watch:
     """Watch the training of a model until the watch is closed or the process ends.
 
-    Where several processes train together, as under torchrun, it is called in each of them: they
-    record one run. With "skip" and "halt" they decide together, so that these need it in all ranks.
+    If several processes train together, as under torchrun, call it in each of them; they record one
+    run. With "skip" and "halt" all ranks decide together, so all must call it with this option.
 
     Args:
-        model: a module, a list of modules, an object of a known library (`esper.recipes`), or a
-            recipe's description of one (`Subject`).
+        model: a module, a list of modules, an object of a known library (`esper.recipes`), or the
+            description of one by a recipe (`Subject`).
         optimizer: the optimizer or optimizers; default: all optimizers in the process with
             parameters of the model. Until one steps, each backward pass counts as a step.
         heads: a Gymnasium space, `{name: width}`, `{name: module}`, or None.
@@ -103,7 +103,7 @@ def watch(
         HeadsError: heads or groups do not fit the model.
         WatchError: `model` cannot be watched, or an option has a wrong value.
         RanksError: several processes train together, and cannot agree on their run.
-        UnwritableRunError: the run cannot be written; it is a `WatchError`.
+        UnwritableRunError: the run cannot be written; a subclass of `WatchError`.
         RunPathError: the path of the run's directory would be too long.
     """
     _check_choice("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
@@ -189,7 +189,7 @@ def _close_earlier(watched: Watch) -> None:
 
 
 def _unwritable(error: OSError) -> UnwritableRunError:
-    """Return the error for a run that cannot be written: where, why, and what to do."""
+    """Return the error for a run that cannot be written, with the place, the reason and advice."""
     place = f" in {error.filename}" if error.filename else ""
     reason = error.strerror or type(error).__name__
     return UnwritableRunError(

@@ -89,7 +89,7 @@ class KnownTensors:
         """Add further names."""
         for name, tensor in named.items():
             if tensor.layout is not torch.strided or tensor.is_meta:
-                continue  # has no memory of its own
+                continue  # has no memory that could be compared
             storage, start, end = tensor_key(tensor)
             self._names[storage, start, end] = name
             self._by_storage.setdefault(storage, []).append((start, end, name))

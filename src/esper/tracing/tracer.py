@@ -391,7 +391,7 @@ class OperationTracer(TorchDispatchMode):
         """Return the source line and the module of the current operation."""
         if node is not None and node._sequence_nr() in self._forward:
             place, module = self._forward[node._sequence_nr()]
-            # A derivative that is written in Python has source lines of its own.
+            # A backward pass that is written in Python has its own source lines.
             written_out = isinstance(node, torch.autograd.function.BackwardCFunction)
             return (self._place() if written_out else place), module
         return self._place(), self._module

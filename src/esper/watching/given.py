@@ -1,7 +1,8 @@
 """Non-finite observations and rewards from environments: which environment, and at which step.
 
-A NaN observation or reward is harmless until something is computed from it. It is held here until
-that happens, so that both are reported as one incident with place, operation and source line.
+A NaN observation or reward is harmless until something is computed from it. It is held until then,
+so the input and the first result are reported as one incident with place, operation and source
+line.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from esper.watching.checks.found import Found
 from esper.watching.finding.explaining import Explanation
 from esper.watching.model.heads import OUTPUT_QUANTITIES
 
-_NOT_USED: Final = "no operation of the training made it: the environment returned it"
+_NOT_USED: Final = "no operation of the training computed it: the environment returned it"
 #: Quantities of the model itself, which no environment returns.
 _OF_MODELS: Final = frozenset({"parameters", "moments", "gradient", *OUTPUT_QUANTITIES.values()})
 _MOST: Final = 16  # inputs that are held
@@ -81,7 +82,7 @@ class GivenInputs:
         for held in (self._reported, self._old, self._waiting):
             held[:] = [one for one in held if one not in own]
         found = [one.found for one in own]
-        if is_acting:  # keep the loop's own name for it
+        if is_acting:  # keep the name of the loop's variable
             place = found[0]
             found = [
                 replace(one, environment=place.environment, step=place.step)
@@ -90,7 +91,7 @@ class GivenInputs:
         return replace(explanation, found=tuple(dict.fromkeys(found)), counters="")
 
     def end_update(self, *, is_last: bool) -> Explanation | None:
-        """Return an explanation of inputs that nothing has used by now; None if there are none.
+        """Return an explanation of inputs that no computation has used; None if there are none.
 
         Args:
             is_last: whether this is the last update.

@@ -39,7 +39,7 @@ _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
 _UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
 #: Its length in optimizer steps, where several ranks train: their clocks would differ.
 STEPS_OF_AN_UPDATE: Final = 16
-_LEFT_OUT: Final = 64  # of the steps that a loss scaler leaves out, so many are looked at
+_LEFT_OUT: Final = 64  # number of steps skipped by a loss scaler that are checked
 
 
 class MinibatchWatch:

@@ -318,7 +318,7 @@ class Watch:
         record = self._minibatches.record
         record.is_whole = status == "finished"
         with self._guard:
-            if record.is_empty and not self._minibatches.has_optimizer:  # never looked at
+            if record.is_empty and not self._minibatches.has_optimizer:  # nothing was checked
                 self._look_back(record)
             if not record.is_empty or self._incidents.given:
                 self._end_update(is_last=True)

@@ -115,7 +115,7 @@ def test_vectors_of_both_kinds_give_the_same() -> None:
         envs = gymnasium.make_vec(ID, num_envs=2, vectorization_mode=mode, **SMALL)
         envs.action_space.seed(0)
         history = [envs.reset(seed=3)[0]]
-        # both restart in ways of their own after the third step
+        # after the third step the two kinds restart differently
         history += [envs.step(envs.action_space.sample())[0] for _ in range(2)]
         histories.append(np.stack(history))
         envs.close()

@@ -1,4 +1,4 @@
-"""The data cursor: every host sees everything once a pass, in an order of its own."""
+"""The data cursor: every host reads every example once per pass, in its own order."""
 
 import numpy as np
 import pytest

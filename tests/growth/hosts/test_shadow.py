@@ -1,4 +1,4 @@
-"""A TRAINING seed learns in the presence of its own effect, and its host never notices."""
+"""A TRAINING seed learns from an output that includes it, and its host does not change."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""CIFAR-10 from files of its own formats, made here; nothing is fetched."""
+"""CIFAR-10 from files in its formats, which the tests write; nothing is downloaded."""
 
 import io
 import sys
@@ -20,7 +20,7 @@ Part = tuple[np.ndarray, np.ndarray]
 
 
 def pictures(count: int, seed: int) -> Part:
-    """Return random images `[n, 3, 32, 32]` and labels, each class of a colour of its own."""
+    """Return random images `[n, 3, 32, 32]` and labels; each class has a different colour."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(10, size=count)
     images = generator.integers(64, size=(count, 3, 32, 32)) + 16 * labels[:, None, None, None]

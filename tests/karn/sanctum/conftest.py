@@ -125,10 +125,10 @@ def seen():
         while pilot.app.view is not pilot.app.shown[-1]:
             assert time.monotonic() < deadline, "the app never showed its view"
             await pilot.pause(0.01)
-        # Widgets draw what they were given in messages of their own: later on a busy machine.
+        # Widgets draw when they handle later messages, which takes longer on a busy machine.
         before, now = None, []
         while now != before:
-            assert time.monotonic() < deadline, "the screen never came to rest"
+            assert time.monotonic() < deadline, "the screen never stopped changing"
             await pilot.pause()
             before, now = now, pilot.app.screen._compositor.render_strips()
 

@@ -1,8 +1,8 @@
-"""How often an update waits on its device: once, at its end.
+"""How often an update waits for its device: once, at its end.
 
-On the CPU nothing waits, so a transfer is known by what asks for it: an operation whose result the
-host must see before it can go on, or a call that brings a tensor over. What was brought over once
-may be looked at as often as one likes.
+On the CPU nothing waits, so the test counts what would wait on a GPU: an operation whose result
+the CPU needs before it can continue, or a call that copies a tensor to the CPU. Reading a tensor
+that is already on the CPU does not count.
 """
 
 import warnings

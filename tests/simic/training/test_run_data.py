@@ -66,7 +66,7 @@ CHANGES = {
     "another feature": {"x": X[:, :5], "y": Y},
     "other classes": {"x": X, "y": np.array(["a", "b", "c"])[Y]},
     "another type": {"x": X.astype(np.float32), "y": Y},
-    "a part of its own": {"x": X, "y": Y, "x_test": X[:60], "y_test": Y[:60]},
+    "a separate test part": {"x": X, "y": Y, "x_test": X[:60], "y_test": Y[:60]},
 }
 
 

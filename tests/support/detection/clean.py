@@ -43,7 +43,7 @@ def run_hostile(stage: Stage, turn: int, *, is_scanned: bool) -> Verdict | None:
     backgrounds = list(dict.fromkeys(backgrounds))
     if {huge_returns, reward_of_the_largest_float} <= set(backgrounds):
         return None  # together they overflow
-    # It makes an update of its own, which must see the others' rollout: the last of them.
+    # This background makes an update, which must use the rollout of the others: it comes last.
     backgrounds.sort(key=lambda background: background is known_saturated_bias)
     if not all(background(stage) for background in backgrounds):
         return None
@@ -65,9 +65,9 @@ def _named(complaint: Complaint | None, backgrounds: list) -> Complaint | None:
 
 
 def run_sequence(stage: Stage, turn: int) -> Verdict | None:
-    """Run several clean updates in a row: a legal infinity costs no second pass after its first.
+    """Run several clean updates in a row: a legal infinity costs a second pass only once.
 
-    An overflow of the fp16 scale is no lasting infinity: each one is looked at.
+    An overflow of the fp16 scale is not a lasting infinity: each one is checked.
     """
     choices = (ordinary, *LEGAL_INFINITIES)
     background = choices[turn % len(choices)]

@@ -1,9 +1,9 @@
-"""A plain reference for the detection campaign: every operation of an update, looked at.
+"""A plain reference for the detection campaign: it checks every operation of an update.
 
-It shares nothing with the detector. A dispatch mode sees each operation of the forward passes, the
-backward passes and the optimizer's steps, and notes what begins there: a NaN from operands without
-one, or an infinity from finite operands. -inf that a mask fills in is a constant of its operation
-and does not count.
+It shares no code with the detector. A dispatch mode receives each operation of the forward passes,
+the backward passes and the optimizer's steps. It records where a non-finite value is created: a NaN
+from operands without NaN, or an infinity from finite operands. The -inf that a mask fills in is a
+constant of its operation and does not count.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _UNFILLED = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_str
 
 
 class Scan(TorchDispatchMode):
-    """Notes operations that make something non-finite out of operands that do not explain it."""
+    """Records operations that create a non-finite value: their operands do not explain it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Scan(TorchDispatchMode):
         broken = [operand for operand in operands if not _is_finite(operand)]
         had_nan = any(_has_nan(operand) for operand in broken)
         result = func(*args, **settings)
-        # An operation in place returns None or its operand: then the operands are looked at again.
+        # An operation in place returns None or its operand: then the operands are checked again.
         results = [leaf for leaf in tree_leaves(result) if _is_number(leaf)] or operands
         infinite = [leaf for leaf in results if not _is_finite(leaf)]
         has_nan = any(_has_nan(leaf) for leaf in infinite)

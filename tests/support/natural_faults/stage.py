@@ -131,9 +131,9 @@ class Setup:
             raise RuntimeError("the update before the fault was not healthy")
 
     def add_user_code(self, layer: str, code: Callable[[Tensor], Tensor]) -> None:
-        """Have every policy pass the output of one layer through `code`, as a user's would.
+        """Pass the output of one layer of every policy through `code`, as a user's code might.
 
-        A replay builds a policy of its own, so that the hook is on all modules.
+        The hook is on all modules, because a replay builds a new policy.
         """
 
         def hook(module: nn.Module, _inputs: object, output: Any) -> Any:

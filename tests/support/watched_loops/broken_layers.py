@@ -52,7 +52,7 @@ class UserLayer(nn.Module):
 
 
 class _OwnDerivative(torch.autograd.Function):
-    """The identity, with a derivative of its own that is wrong."""
+    """The identity, with a hand-written derivative that is wrong."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ REQUIRED = {MISSED: 1.0, FALSE_ALARM: 1.0, HEAD: 0.99, ORIGIN: 0.95}
 _OF_MODEL = ("parameters", "moments", "gradient", "features", "logits", "mean", "output")
 CLEAN_EVERY = 5  # every such case is clean
 
-#: By name: builds a stage from draws. A library is added in a module with a table of its own, and
-#: at the end, as the order is part of the number of a case.
+#: Functions that build a stage from random draws, by name. A new library gets a module with its own
+#: table, at the end: the number of a case depends on the order.
 LIBRARIES = {**plain_stages.LIBRARIES, **sb3_stages.LIBRARIES}
 
 

@@ -15,13 +15,13 @@ from watched_loops.stage import Stage
 
 @dataclass
 class Run:
-    """What a run left.
+    """State at the end of a run.
 
     Attributes:
-        state: of the models, the optimizers and the random number generators.
-        error: what ended the run; empty if nothing did.
-        exception: likewise.
-        is_broken: whether any output, gradient or weight was not finite, if that was looked at.
+        state: state of the models, the optimizers and the random number generators.
+        error: text of the exception that ended the run; empty if there was none.
+        exception: this exception.
+        is_broken: whether any output, gradient or weight was not finite; None if not checked.
     """
 
     state: Any

@@ -28,7 +28,7 @@ def exit_code(outcome: TrainingOutcome) -> int:
 
 
 def child_exit_code(outcome: TrainingOutcome) -> int:
-    """Return the exit code of the process behind Sanctum, where the user stops it: 0 for that."""
+    """Return the exit code of the process behind Sanctum; 0 if the user stopped it."""
     is_stopped = outcome.ending.status == "stopped" and outcome.is_complete
     return 0 if is_stopped else exit_code(outcome)
 
@@ -55,7 +55,7 @@ def print_ending(run: Path, lines: Sequence[str]) -> None:
 
 
 def _wrapped(line: str) -> str:
-    """Return a line wrapped to the terminal; indented lines, which are commands, stay whole."""
+    """Return a line wrapped to the terminal's width; indented lines (commands) are not wrapped."""
     if line.startswith(" ") or not sys.stdout.isatty():
         return line
     width = shutil.get_terminal_size().columns
@@ -63,9 +63,9 @@ def _wrapped(line: str) -> str:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """End the process without unloading PyTorch; everything must be written and closed.
+    """End the process without unloading PyTorch, after everything was written and closed.
 
-    Unloading takes another 2 s, longer than the sender of a SIGTERM may wait.
+    Unloading takes another 2 s, and the sender of a SIGTERM may not wait that long.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
@@ -74,11 +74,11 @@ def end_at_once(code: int) -> NoReturn:
 
 
 def end_in_vain(sentence: str) -> NoReturn:
-    """End a process whose main thread waits for other ranks that are gone.
+    """End a process whose main thread does not respond because it waits for lost ranks.
 
     Args:
         sentence: why the run is over.
     """
     with suppress(OSError):
-        os.write(2, f"esper: {sentence}; this process waited for it in vain\n".encode())
+        os.write(2, f"esper: {sentence}; this process did not respond and was ended\n".encode())
     os._exit(1)

@@ -114,7 +114,7 @@ def console_log(run: Path) -> LogFile:
     """Open the console log of a run.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the log cannot be written.
     """
     try:
         return LogFile(run / CONSOLE_NAME)

@@ -1,4 +1,4 @@
-"""`esper ppo` in one of several processes that torchrun, or a launcher like it, started."""
+"""`esper ppo` as one of several processes that torchrun or a similar launcher started."""
 
 import argparse
 from contextlib import closing
@@ -21,29 +21,29 @@ from esper.simic.training.process.outputs import GuardedStream, OutputTroubles
 
 
 def check_rank_options(options: argparse.Namespace, rank: Rank) -> None:
-    """Check what cannot be given to several ranks.
+    """Reject options that do not apply to several ranks.
 
     Raises:
         OptionError: --processes was given.
     """
     if hasattr(options, "processes"):
         raise OptionError(
-            f"--processes divides the hosts on one machine, and torchrun has started "
-            f"{rank.world_size} processes, which divide them already: leave out --processes"
+            f"--processes cannot be used under torchrun, whose {rank.world_size} processes already "
+            "divide the hosts: leave out --processes"
         )
 
 
 def train_as_rank(options: argparse.Namespace, rank: Rank, prepare: Prepare, alerts: Any) -> int:
     """Train as one rank; return the exit code.
 
-    Rank 0 prints what a process that trains alone prints; the others only write their own console
-    log.
+    Rank 0 prints the same as a process that trains alone. The others only write their own console
+    logs.
 
     Args:
         options: the command-line options.
-        rank: what the launcher says.
-        prepare: prepares the run, in rank 0.
-        alerts: settings file of alerts; None for none.
+        rank: rank of this process, as set by the launcher.
+        prepare: prepares the run; called only in rank 0.
+        alerts: settings file of alerts; None for no alerts.
     """
     start = RankStart(rank, end_in_vain)
     if start.is_first:
@@ -88,6 +88,6 @@ def _train_quietly(run: HeldRun, start: RankStart) -> int:
 
 
 def _report_lost(line: str) -> None:
-    """Print the line if it says that rank 0 is lost, since rank 0 says everything else."""
+    """Print the line if it says that rank 0 is lost; rank 0 itself prints all others."""
     if line.startswith("rank 0 "):
         report_stop(line)

@@ -1,7 +1,7 @@
 """`esper ppo`: train the agent in a new run, or resume one.
 
-The options are the fields of `TrainingConfig`. They are made with argparse, because importing tyro
-takes longer than the whole help may take.
+The options are the fields of `TrainingConfig`. They are built with argparse, because importing tyro
+would make the help too slow.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def add_ppo(verbs: Any) -> None:
 
 
 def add_train_child(verbs: Any) -> None:
-    """Add `_train`, which `esper ppo` starts behind Sanctum; without help it is not listed."""
+    """Add `_train`, which `esper ppo` starts behind Sanctum; the help does not list it."""
     child = verbs.add_parser("_train", allow_abbrev=False)
     child.add_argument("run", type=Path)
     child.add_argument("--lock", type=int)
@@ -107,7 +107,7 @@ _OPTION_TYPES: dict[type, tuple[Callable[[str], Any], str]] = {
 
 
 def ppo(options: argparse.Namespace) -> int:
-    """Train as the options say; return the exit code."""
+    """Run `esper ppo` with these options; return the exit code."""
     from esper.services.launch.resume_auto import NothingLeftError
 
     try:
@@ -138,7 +138,7 @@ def _ppo(options: argparse.Namespace) -> int:
 
 
 def _ppo_as_rank(options: argparse.Namespace, rank: Rank) -> int:
-    """Train as one of several ranks; only rank 0 prints what is wrong with the options."""
+    """Train as one of several ranks; only rank 0 prints errors in the options."""
     from esper.commands.ppo.rank import check_rank_options, train_as_rank
 
     try:
@@ -151,7 +151,7 @@ def _ppo_as_rank(options: argparse.Namespace, rank: Rank) -> int:
         raise
 
     def prepare(before: str) -> "HeldRun":
-        if before:  # torchrun has restarted the ranks: go on with the run of before
+        if before:  # torchrun has restarted the ranks: resume the run from before the restart
             options.resume, options.name, options.config = before, "", None
         return _prepared(options)
 

@@ -1,6 +1,6 @@
 """The layers that seeds are made of: parameters, computation, cost and source of each.
 
-A layer computes n networks at once, each with parameters of its own, on features `[n, C, *P, B]`
+A layer computes n networks at once, each with its own parameters, on features `[n, C, *P, B]`
 (docs/kernels.md). Everything is an ordinary tensor operation that autograd differentiates; on
 sixteen hosts with a seed in every slot, a step of training takes about 1.2 times as long as it did
 with backward passes written by hand (docs/kernels.md has the figures).

@@ -2,7 +2,7 @@
 
     python -m esper.growth.environment.host_process DESCRIPTOR
 
-It is a session of its own, so that Ctrl+C in the terminal does not reach it, and it ends when the
+It runs in a separate session, so Ctrl+C in the terminal does not reach it. It ends when the
 training process closes its end of the connection or dies.
 """
 
@@ -60,7 +60,7 @@ class HostProcessError(EsperError, RuntimeError):
 
 
 class HostProcess:
-    """Hosts in a process of their own, which starts in the background."""
+    """Hosts in a separate process, which starts in the background."""
 
     def __init__(self) -> None:
         self._has_answered = False

@@ -24,9 +24,9 @@ def run(
     """Run every main row and every shadow row of a plan.
 
     A shadow reads its host's features, and the weights of its host and of the seeds on its way, all
-    detached, so that it can neither change the main rows nor send them any gradient. The main rows
-    are computed by calls of their own, the same with and without shadows, so this holds bit for
-    bit.
+    detached: it can neither change the main rows nor send them any gradient. The main rows are
+    computed by separate calls, the same with and without shadows, so their results are identical
+    bit for bit.
 
     Args:
         plan: the layout.

@@ -1,7 +1,7 @@
 """Random numbers of hosts: each draw depends on a random seed, a purpose and counts.
 
-Every draw has a generator of its own, so that it depends only on the host's random seed and the
-host's own history.
+Each draw uses a separate generator, so it depends only on the host's random seed and the host's own
+history.
 """
 
 from enum import IntEnum

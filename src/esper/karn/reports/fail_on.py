@@ -6,7 +6,7 @@ from esper.leyline.errors import EsperError
 
 #: Kinds of latches that each head and group has.
 LATCH_KINDS: Final = ("inf", "nan")
-#: Kinds that `--fail-on` may name: those, and the latch of a watched run that stood still.
+#: Kinds that `--fail-on` may name: those, and the latch of a watched run that stalled.
 FAIL_KINDS: Final = (*LATCH_KINDS, "stalled")
 
 

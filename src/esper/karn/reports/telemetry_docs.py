@@ -23,7 +23,7 @@ records and proves that path.
 def telemetry_page() -> str:
     """Return the page in MyST Markdown: a table for each section, then every record.
 
-    Each record has an anchor of its own, for example `tele-303`.
+    Each record has its own anchor, for example `tele-303`.
     """
     parts = [_INTRODUCTION]
     for digit, title in _SECTIONS.items():

@@ -20,7 +20,7 @@ class FileStamp(NamedTuple):
 
 
 def file_stamp(path: Path) -> FileStamp | None:
-    """Return the stamp of a file; None where there is none that can be looked at."""
+    """Return the stamp of a file; None if it does not exist or cannot be read."""
     return _stamp(str(path))
 
 
@@ -39,7 +39,7 @@ def _stamp(path: str) -> FileStamp | None:
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return device and inode of a file; None if there is none that can be looked at."""
+    """Return device and inode of a file; None if it does not exist or cannot be read."""
     stamp = file_stamp(path)
     return None if stamp is None else (stamp.device, stamp.inode)
 

@@ -1,29 +1,30 @@
-"""Recognises disks that several machines share, where a store cannot be in WAL mode.
+"""Detects disks that several machines may share; a store cannot use WAL mode there.
 
 A write-ahead log needs memory that all its users share, so they must be on one machine
-(https://www.sqlite.org/wal.html). On a network file system, and on a FUSE file system, which may be
-one, a store has a rollback journal instead. docs/store.md says what was tried.
+(https://www.sqlite.org/wal.html). On a network file system a store uses a rollback journal instead;
+so it does on a FUSE file system, which may be a network file system. docs/store.md lists what was
+tested.
 """
 
 from pathlib import Path
 from typing import Final
 
-#: File systems of networks and clusters, as the operating system names them.
+#: Names of network and cluster file systems.
 _OF_NETWORKS: Final = frozenset({
     "9p", "acfs", "afpfs", "afs", "beegfs", "ceph", "cifs", "gfs2", "glusterfs", "gpfs", "lustre",
     "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "panfs", "prl_fs", "pvfs2", "smb2", "smb3",
     "smbfs", "vboxsf", "virtiofs", "vmhgfs", "webdav", "wekafs",
 })  # fmt: skip
 _OF_FUSE: Final = ("fuse.", "macfuse", "osxfuse")
-#: NTFS and exFAT by FUSE: disks of this machine.
+#: Local disks that use FUSE.
 _LOCAL_FUSE: Final = frozenset({"fuse.exfat", "fuse.ntfs", "fuse.ntfs-3g"})
 
 
 def shared_disk_of(path: Path) -> str:
-    """Return the type of the file system of a path if machines may share it; else nothing.
+    """Return the file system type of a path if several machines may share it; otherwise "".
 
     Args:
-        path: a file or folder, which need not exist yet.
+        path: a file or folder; it need not exist yet.
     """
     import psutil  # takes 20 ms to import; only writers need this
 
@@ -36,19 +37,19 @@ def shared_disk_of(path: Path) -> str:
             # A later mount at the same place hides an earlier one.
             if above.get(each.mountpoint, 0) >= max(deepest, 1):
                 found, deepest = each.fstype.lower(), above[each.mountpoint]
-    except (OSError, RuntimeError):  # where the system does not list its mounts
+    except (OSError, RuntimeError):  # the system does not list its mounts
         return ""
     return found if is_shared(found) else ""
 
 
 def is_shared(file_system: str) -> bool:
-    """Return whether machines may share a file system of this type."""
+    """Return whether several machines may share a file system of this type."""
     is_fuse = file_system == "fuse" or file_system.startswith(_OF_FUSE)
     return file_system in _OF_NETWORKS or (is_fuse and file_system not in _LOCAL_FUSE)
 
 
 def sentence_about(file_system: str) -> str:
-    """Return what a user should know about a run on a shared disk."""
+    """Return the message about a run on a shared disk."""
     return (
         f"this run is on a shared disk ({file_system}): its store uses a rollback journal, which "
         "is safe there, and other machines see new events some seconds late"

@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, NamedTuple
 UNSEALED_FORMAT: Final = 2
 _FIRST_KEYS: Final = ("format", "update", "episodes_done")
 _PICKLE: Final = "/data.pkl"
-#: Pickle operations without a value of their own.
+#: Pickle operations that create no value.
 _WITHOUT_VALUE: Final = frozenset({"PROTO", "FRAME", "EMPTY_DICT", "MARK", "PUT", "BINPUT",
                                  "LONG_BINPUT", "MEMOIZE"})  # fmt: skip
 _END_OF_ARCHIVE: Final = b"PK\x05\x06"

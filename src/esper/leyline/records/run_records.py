@@ -302,8 +302,8 @@ RUN_RECORDS: Final = (
         126,
         "World Size",
         "How many processes train together in this run?",
-        "Ranks of a distributed training, each of which records in a store of its own. Fewer than "
-        "that are shown as training where some are gone, are silent or have not come yet.",
+        "Ranks of a distributed training. Each rank writes its own store. The number shown as "
+        "training is smaller if ranks have ended, are silent or have not started yet.",
         payload="RunStarted.world_size",
         handler="_handle_run_started",
         snapshot="world_size",

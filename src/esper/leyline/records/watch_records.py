@@ -71,7 +71,7 @@ WATCH_RECORDS: Final = (
         default="empty: every head is a categorical choice",
         meaning=(
             "A categorical or binary choice, a dimension of a Gaussian action, the output of a "
-            "module, a reward function, or a group of parameters without an output of its own."
+            "module, a reward function, or a group of parameters, which has no output."
         ),
         wiring=Wiring(
             source="esper.watching.model.heads:heads_of",
@@ -109,7 +109,7 @@ WATCH_RECORDS: Final = (
         name="Still Updates",
         category="gradient",
         priority="P1",
-        question="For how many updates has training stood still?",
+        question="For how many updates has training been stalled?",
         audience=_EVERYONE,
         when="after every update; 0 again after one in which something was learnt",
         type="int",
@@ -164,7 +164,7 @@ WATCH_RECORDS: Final = (
         unit="update, counted from 1",
         range="1 upwards",
         default="None",
-        meaning="First update of the first time in which training stood still.",
+        meaning="Update in which training first stalled.",
         causes=_STILL_CAUSES,
         wiring=_of_update("still_updates", "stalled_since", "stalled", _LIGHTS_PANEL),
         companions=("TELE-604", "TELE-605"),

@@ -31,7 +31,7 @@ def alert_config(given: Path | None) -> Path | None:
 
 
 def start_alerts(run: Path, config: Path | None) -> str:
-    """Start `esper alert` for a run in a new session, so that it survives the training process.
+    """Start `esper alert` for a run, in a new session that survives the training process.
 
     It exits after this process and the run have ended and all alerts were sent.
 
@@ -40,7 +40,7 @@ def start_alerts(run: Path, config: Path | None) -> str:
         config: the alert settings file; with None, nothing is started.
 
     Returns:
-        A sentence on why it could not be started; empty if it was.
+        A sentence with the reason if it could not be started; otherwise an empty string.
     """
     if config is None:
         return ""

@@ -1,6 +1,6 @@
 """Starts this process as a rank of a run: rank 0 prepares the run, and the others join it.
 
-torch is imported only after that, so that rank 0 rejects invalid settings immediately.
+torch is imported only afterwards, so rank 0 reports invalid settings immediately.
 """
 
 import os
@@ -33,7 +33,7 @@ class RefusedElsewhereError(EsperError):
     """Rank 0 could not prepare the run; its process has reported why.
 
     Args:
-        is_complete: whether the reason is that there is nothing left to train, no failure.
+        is_complete: whether the run is complete, which is not a failure.
     """
 
     def __init__(self, is_complete: bool) -> None:
@@ -46,8 +46,8 @@ class RankStart:
 
     Args:
         rank: rank of this process as set by the launcher.
-        end_process: ends the process at once, given the reason, a sentence; for a main thread that
-            is blocked in a call that waits for ranks which are gone.
+        end_process: ends the process at once; its argument is a sentence with the reason. Called if
+            the main thread does not respond because it waits for lost ranks.
     """
 
     def __init__(self, rank: Rank, end_process: Callable[[str], None]) -> None:
@@ -108,7 +108,7 @@ class RankStart:
 
     @contextmanager
     def joined(self, config: TrainingConfig, run: Path, stop: StopRequest) -> "Iterator[Ranks]":
-        """Join the other ranks inside the block; at its end, they are informed how this rank ended.
+        """Join the other ranks within the context; on leaving, inform them how this rank ended.
 
         Args:
             config: the run's settings.

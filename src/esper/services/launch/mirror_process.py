@@ -26,7 +26,7 @@ def check_trackers(log_to: Sequence[str]) -> None:
 
 
 class MirrorProcess:
-    """`esper mirror` in a new session, so that it survives the training process.
+    """`esper mirror` in a new session, which survives the training process.
 
     Args:
         run: the run's directory.
@@ -53,7 +53,7 @@ class MirrorProcess:
             )
 
     def detach(self) -> None:
-        """Let the process run on its own; `wait` then returns at once."""
+        """Leave the process running; `wait` then returns at once."""
         self._process = None
 
     def wait(self) -> str:

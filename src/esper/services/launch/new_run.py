@@ -52,14 +52,14 @@ def prepare_run(
     config = given_settings(given, config_file)
     check_settings(config, given)
     load_fingerprint(config)
-    # The number of environments is written out, so that it stays the same when a resume adds
-    # episodes. The path of the task's data becomes absolute: a resume may start elsewhere.
+    # Store the number of environments, because its default depends on the number of episodes, which
+    # a resume may change. Make the path of the task's data absolute: a resume may start elsewhere.
     task = parse_task_name(config.task)
     config = updated(config, {"envs": config.num_envs, "task": task.absolute})
     try:
         run = create_run(run_dir, name or task.short)
     except OSError as error:
-        raise ConfigError(f"cannot make a run in {run_dir}: {error.strerror}") from error
+        raise ConfigError(f"cannot create a run in {run_dir}: {error.strerror}") from error
     held = HeldRun(run)
     try:
         save_config(config, run)

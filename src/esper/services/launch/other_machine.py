@@ -1,7 +1,7 @@
 """Detects that a process on another machine, or in another container, trains a run.
 
-On this machine the lock decides, because it ends with the process that holds it. A lock that is
-held elsewhere may be invisible here, so a heartbeat that continues counts as well.
+On this machine the lock decides: it ends with the process that holds it. A lock of another machine
+may not be visible here, so a new heartbeat counts as well.
 """
 
 import time
@@ -34,8 +34,8 @@ def check_not_trained_elsewhere(run: Path, *, force: bool, report: Callable[[str
     where = beat.machine or "another machine"
     if force:
         report(
-            f"--force: the heartbeat of process {beat.pid} on {where} is fresh; resuming all the "
-            "same. If that process is alive, both will write this run."
+            f"--force: resuming although process {beat.pid} on {where} sent a heartbeat seconds "
+            "ago. If that process is alive, both will write this run."
         )
         return
     report(f"waiting to see whether process {beat.pid} on {where} is alive")

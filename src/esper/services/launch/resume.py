@@ -57,7 +57,7 @@ def prepare_resume(
 
     Args:
         run_dir: the folder that holds runs.
-        reference: the run, as `find_run` takes it.
+        reference: the run, as for `find_run`.
         given: settings by name; only `RESUMABLE_SETTINGS` may differ from those of the run.
         config_file, name: refused, because they cannot change.
         report: receives warnings and the reason for a wait, a sentence each.
@@ -122,12 +122,12 @@ def _newest_checkpoint(run: Path, report: Callable[[str], None]) -> CheckpointSu
     """Return the summary of the checkpoint that a resume starts from; None if there is none.
 
     Raises:
-        CheckpointError: there are some, and all of them are damaged.
+        CheckpointError: there are checkpoints, but all of them are damaged.
     """
     newest = newest_whole(run / CHECKPOINTS_NAME)
     if newest.summary is None and newest.passed_over:
         sentences = "; ".join(newest.passed_over)
-        raise CheckpointError(f"{run.name} has no checkpoint that is whole: {sentences}")
+        raise CheckpointError(f"{run.name} has no undamaged checkpoint: {sentences}")
     if newest.summary is None:
         report(f"{run.name} has no checkpoint: training starts again at update 1")
     if newest.path is not None and newest.summary is not None and not newest.summary.is_sealed:
@@ -141,27 +141,29 @@ def _check_against_checkpoint(
     before: TrainingConfig,
     checkpoint: CheckpointSummary | None,
 ) -> None:
-    """Check that a run has work left, and the settings of its checkpoint.
+    """Check that a run is not complete, and that its settings fit its checkpoint.
 
-    The checkpoint says what is done. The store may have later updates, which are trained again.
+    The checkpoint determines where training resumes. Later updates in the store are trained again.
 
     Args:
         run: the run's directory.
-        config: its settings from now on.
-        before: its settings until now; their drills may be done.
+        config: its new settings.
+        before: its settings until now; drills in them may refer to past updates.
         checkpoint: the checkpoint that training resumes from; None if there is none.
 
     Raises:
-        ConfigError: the run is complete, a setting differs from the checkpoint, or a drill is
-            scheduled for an update that is done.
+        ConfigError: the run is complete, a setting differs from the checkpoint, or a new drill is
+            scheduled for a past update.
     """
     update, done = (checkpoint.update, checkpoint.episodes_done) if checkpoint else (0, 0)
     if checkpoint is not None:
         check_same_settings(config, checkpoint.settings, f"the checkpoint of update {update}")
     for drill in scheduled(config) if config.inject != before.inject else ():
         if drill.update <= update:
-            raise ConfigError(f"--inject {drill}: update {update} of {run.name} is done already")
-    # A run that was killed after its last update still has to be ended in order.
+            raise ConfigError(
+                f"--inject {drill}: update {update} of {run.name} is done already; give a later one"
+            )
+    # A run that was killed after its last update still needs its end event.
     if done >= config.episodes and _status(run) in _ENDED:
         raise RunCompleteError(
             f"{run.name} has trained {counted(done, 'episode')} already; "
@@ -182,10 +184,10 @@ def _check_data(
     *,
     data_changed: bool,
 ) -> DataRecord:
-    """Return the data that the run would be trained on from here.
+    """Return the data on which the run would be trained from now on.
 
     Raises:
-        ConfigError: `data_changed` is not true of the data.
+        ConfigError: the data has changed without `data_changed`, or has not changed with it.
     """
     records = read_records(run)
     fingerprint = load_fingerprint(config, always=bool(records))

@@ -20,7 +20,7 @@ AUTO: Final = "auto"
 
 
 class NothingLeftError(RunCompleteError):
-    """A scheduler started a complete run once more, which is no failure."""
+    """A scheduler restarted a complete run; this is not a failure."""
 
 
 def prepare_newest(

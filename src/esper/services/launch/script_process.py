@@ -32,14 +32,14 @@ def prepare_script_run(run_dir: Path, name: str, command: Sequence[str]) -> Path
     if not command:
         raise ScriptError("give the command after --, such as: esper run -- python train.py")
     if shutil.which(command[0]) is None:
-        raise ScriptError(f"there is no program {command[0]!r}; the command is what follows --")
+        raise ScriptError(f"there is no program {command[0]!r}; give the command after --")
     script = next((Path(part) for part in command[1:] if part.endswith(".py")), None)
     if script is not None and not script.exists():
         raise ScriptError(f"there is no script {str(script)!r}")
     try:
         return create_run(run_dir, name or (script.stem if script else Path(command[0]).name))
     except OSError as error:
-        raise ScriptError(f"cannot make a run in {run_dir}: {error.strerror}") from error
+        raise ScriptError(f"cannot create a run in {run_dir}: {error.strerror}") from error
 
 
 class ScriptProcess:

@@ -34,11 +34,11 @@ def check_settings(config: TrainingConfig, given: Mapping[str, Any]) -> None:
 
 
 def load_fingerprint(config: TrainingConfig, *, always: bool = False) -> str:
-    """Load the task, so that errors in its data appear before the run is changed.
+    """Load the task, to find errors in its data before the run is changed.
 
     Args:
         config: the run's settings.
-        always: load built-in tasks, too, whose data cannot change.
+        always: whether to load built-in tasks, too; their data cannot change.
 
     Returns:
         The fingerprint of the task's data; empty if it was not loaded or cannot change.

@@ -20,7 +20,7 @@ from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest, st
 if TYPE_CHECKING:
     from esper.simic.training.progress import ProgressReport
 
-#: Seconds to close the store in after a request to stop at once.
+#: Time limit for closing the store after a request to stop at once, in seconds.
 _HURRIED_SECONDS = 1.0
 
 
@@ -55,9 +55,9 @@ def train_run(
         run: the run, locked.
         config: its settings.
         progress: console progress reporter.
-        report_store: receives a sentence for each trouble of the store's writer.
+        report_store: receives a sentence for each problem of the store's writer.
         report_stop: receives a line for each signal; called from the signal handler.
-        troubles: reports outputs that cannot be written; the run's log is added to its places.
+        troubles: reports outputs that cannot be written, in the run's log as well.
         rank: the start of this process as one of several ranks; None if it trains alone.
     """
     directory = run.directory
@@ -74,7 +74,7 @@ def train_run(
         if run.doubt:
             progress.say(run.doubt)
             writer.emit(Notice(level="warning", text=run.doubt))
-        # Loading takes seconds, in which Sanctum would have nothing to show.
+        # Loading takes seconds; without this event, Sanctum would have nothing to show.
         writer.emit(Notice(level="info", text="loading PyTorch"))
         progress.stage("loading PyTorch")
         try:
@@ -109,7 +109,7 @@ def _train_among(
     progress: "ProgressReport",
     stop: StopRequest,
 ) -> RunFinished:
-    """Train as one of several ranks; an error while the ranks join ends the run, too."""
+    """Train as one of several ranks; a stop while the ranks connect is recorded as well."""
     from esper.simic.training.ranks.own_events import OwnEvents
     from esper.simic.training.trainer import train
 

@@ -10,7 +10,7 @@ from esper.services.run_lock import HeldRun
 
 
 class TrainingProcess:
-    """A training process in a new session, so that it survives the end of the terminal.
+    """A training process in a new session, which survives the end of the terminal.
 
     Args:
         run: the run, locked; the process takes over the lock.

@@ -14,9 +14,9 @@ class FlatParameters:
     """Parameters of a module and their gradients, each a view into a flat tensor.
 
     `differentiate` replaces `backward` and `zero_grad`. It stores the gradient of each minibatch in
-    a row of its own until the next update, so that figures can be checked after the last minibatch;
-    this takes the memory of one copy of the parameters per minibatch. `clip` writes the gradient
-    that the optimizer uses. A parameter's `.grad` must never be set to None.
+    a separate row until the next update. Figures can then be checked after the last minibatch, at
+    the cost of one copy of the parameters per minibatch. `clip` writes the gradient that the
+    optimizer uses. A parameter's `.grad` must never be set to None.
 
     Args:
         module: the module, on its final device. Its parameters become views into `flat`.

@@ -6,28 +6,28 @@ from esper.leyline.errors import EsperError
 from esper.leyline.text.command_lines import install_command
 from esper.leyline.text.suggestions import did_you_mean
 
-#: Each baseline, in the order of reports, and what it is.
+#: Descriptions of the baselines by name, in the order of reports.
 BASELINES = {
     "none": "the host without growth",
-    "none-tuned": "the same at the best of eight learning-rate schedules",
-    "none-same-cost": "the same, trained until the agent's multiply-adds are spent",
-    "random": "a legal op, slot and all other choices, each drawn uniformly",
-    "random-plan": "a random seed in every slot, blended in at once",
-    "random-best": "the best of many random plans, searched for at the agent's total cost",
-    "constant": "the agent's most frequent plan, played without looking",
-    "heuristic": "the best hand-written rule, at the agent's steps and at its cost",
-    "static": "the best fixed network of the agent's size, at the best of eight schedules",
-    "halving": "the same, searched for by successive halving at the agent's total cost",
+    "none-tuned": "none with the best of eight learning-rate schedules",
+    "none-same-cost": "none, trained with as many multiply-adds as the agent's networks",
+    "random": "op, slot and all other choices drawn uniformly from the legal ones",
+    "random-plan": "a random seed in every slot, germinated and blended as early as possible",
+    "random-best": "the best of many random plans, found at the cost of the agent's training",
+    "constant": "the agent's most frequent plan, repeated without observing the host",
+    "heuristic": "the best hand-written rule, with the agent's steps and with its cost",
+    "static": "the best fixed network of the agent's size, with the best of eight schedules",
+    "halving": "the same, found by successive halving at the cost of the agent's training",
     "cnn": "a plain PyTorch network of the agent's size",
-    "same-architecture": "the agent's networks from their first step, at its steps and at its cost",
+    "same-architecture": "the agent's final networks, trained from scratch with its steps and cost",
 }
-#: Baselines that search for as long as the agent was trained.
+#: Baselines that search with as many multiply-adds as the agent's training used.
 SEARCHES = ("random-best", "halving")
-#: What a policy is compared with by default: every baseline that takes less than its training.
+#: Baselines by default: those that do not search.
 DEFAULT_BASELINES = tuple(name for name in BASELINES if name not in SEARCHES)
-#: Stands for every baseline.
+#: Selects every baseline.
 ALL = "all"
-#: Baselines that run with another one, by their own names.
+#: Names of baselines that always run together with another one.
 _COMES_WITH = {"heuristic-same-cost": "heuristic", "same-cost": "same-architecture"}
 
 
@@ -40,11 +40,11 @@ class MissingSearchLibraryError(EsperError, ImportError):
 
 
 def parse_baselines(text: str) -> tuple[str, ...]:
-    """Return the baselines in a comma-separated list, or `all`, each once, in the order given.
+    """Return the baselines in a comma-separated list or `all`, in the given order, without repeats.
 
     Raises:
-        UnknownBaselineError: one of them is unknown, or none is named.
-        MissingSearchLibraryError: Optuna is not installed, and `halving` is named.
+        UnknownBaselineError: a name is unknown, or there is none.
+        MissingSearchLibraryError: `halving` is named, but Optuna is not installed.
     """
     given = [name.strip() for name in text.split(",") if name.strip()]
     if given == [ALL]:

@@ -43,7 +43,7 @@ class Turns:
         self._report(self._what, min(1.0, (self._done + fraction) / self._total))
 
     def finish(self, line: str) -> None:
-        """Report the end of a search, which has no results of its own."""
+        """Report the end of a search; the lines of results do not include it."""
         self._done += 1
         self._say(f"    {line}")
         self.at(0.0)

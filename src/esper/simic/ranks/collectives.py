@@ -25,7 +25,7 @@ from esper.simic.ranks.sighting_exchange import SLAB_BYTES, decoded, encoded, me
 COLLECTIVE_TIMEOUT: Final = timedelta(days=7)
 #: Seconds to wait for the reason after a collective operation failed.
 _REASON_SECONDS: Final = 5.0
-_PAUSES: Final = (50e-6, 2e-3)  # first and longest, between two looks at an operation
+_PAUSES: Final = (50e-6, 2e-3)  # first and longest pause between two checks, in seconds
 
 
 class RankLostError(EsperError, RuntimeError):
@@ -36,8 +36,8 @@ class RankLostError(EsperError, RuntimeError):
 class Share:
     """The hosts of a batch that one rank trains.
 
-    In a batch with fewer hosts than ranks, a rank without hosts trains a copy of the first host,
-    and its rows are dropped, so that every rank makes the same calls.
+    In a batch with fewer hosts than ranks, a rank without hosts trains a copy of the first host, so
+    every rank makes the same calls. The rows of the copy are dropped.
 
     Attributes:
         counts: number of hosts of each rank.
@@ -74,12 +74,14 @@ def share_of(hosts: int, rank: int, world_size: int) -> Share:
 
 
 class Ranks:
-    """This process among the ranks of a run; the process group of torch must be initialised.
+    """Communication of this process with the other ranks of its run.
+
+    The process group of torch must be initialised.
 
     Args:
         device: device of the agent.
         check: called while waiting for the others; raises if the run is over.
-        names: a name of each rank for sentences.
+        names: name of each rank, for messages.
         has_nccl: whether tensors on a GPU go over NCCL; over gloo otherwise.
     """
 
@@ -116,7 +118,7 @@ class Ranks:
         return joined.reshape(flags.shape).to(flags.device, flags.dtype)
 
     def joined(self, own: Sequence[NonfiniteSighting]) -> list[NonfiniteSighting]:
-        """Return the sightings of all ranks, each kind of them once."""
+        """Return the sightings of all ranks, merged; the same sighting of several ranks is one."""
         return merged(self.by_rank(own))
 
     def by_rank(self, own: Sequence[NonfiniteSighting]) -> list[list[NonfiniteSighting]]:
@@ -132,7 +134,7 @@ class Ranks:
 
         Args:
             own: arrays with a row for each host of this rank, each `[n, …]`.
-            share: which hosts these are.
+            share: the hosts of this rank.
         """
         rows = packed(own)
         largest = max(share.counts)
@@ -150,7 +152,7 @@ class Ranks:
         return int(announced[0])
 
     def first_bytes(self, data: bytes | None) -> bytes:
-        """Return rank 0's bytes; the others give None."""
+        """Return rank 0's bytes; other ranks pass None."""
         size = self.first_number(len(data or b""))
         content = bytearray(data or bytes(size))
         if size:
@@ -159,7 +161,7 @@ class Ranks:
         return bytes(content)
 
     def numbers(self, own: int) -> list[int]:
-        """Return the number of each rank, an int64."""
+        """Return the numbers that the ranks passed, by rank; each fits an int64."""
         gathered: list[int] = self._gathered(torch.tensor([own], dtype=torch.int64))[:, 0].tolist()
         return gathered
 

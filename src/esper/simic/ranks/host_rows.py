@@ -1,4 +1,4 @@
-"""Arrays with a row for each host as one array of bytes, so that one message holds all of them.
+"""Packs several arrays with a row for each host into one array of bytes, for a single message.
 
 The width of a row follows from the names, types and shapes of the arrays alone. These are the same
 in every rank, since all hosts of a run are at the same step.

@@ -20,7 +20,7 @@ from esper.simic.ranks.peers import Hub, Listener, RankName, Spoke, own_name
 
 #: Seconds in which all ranks must have started.
 START_SECONDS: Final = 300.0
-#: Seconds in which the others can read that there is no run, where rank 0 serves the store.
+#: Seconds that rank 0, if it serves the store, waits until the others have read that no run starts.
 _REFUSAL_SECONDS: Final = 20.0
 _LOOK_SECONDS: Final = 0.05
 _RUN, _ANNOUNCEMENT, _HEARD = "run", "announcement", "heard"
@@ -47,10 +47,10 @@ class RunAnnouncement(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         run: absolute path of the run's directory; empty if it could not be prepared.
-        is_complete: whether it could not because the run is complete.
+        is_complete: whether the reason for that is that the run is complete.
         config: content of the run's settings file.
         pid, machine: the process of rank 0.
-        port, token: those of its `Hub`.
+        port, token: port and token of rank 0's `Hub`.
     """
 
     run: str
@@ -101,13 +101,13 @@ def launch_of_environment(rank: int, world_size: int, local_rank: int) -> Launch
         )
     except (KeyError, ValueError) as error:
         raise MeetingError(
-            f"RANK and WORLD_SIZE are set, and {error.args[0]!r} is missing or no number: start "
-            "with torchrun, or set MASTER_ADDR and MASTER_PORT, too"
+            f"RANK and WORLD_SIZE are set, but {error.args[0]!r} is missing or not a number: start "
+            "with torchrun, or set MASTER_ADDR and MASTER_PORT as well"
         ) from error
 
 
 class Meeting:
-    """The store of a launch.
+    """Meeting of the ranks: the key-value store through which they connect.
 
     Args:
         launch: the launcher's settings.
@@ -128,7 +128,7 @@ class Meeting:
             )
         except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
             raise MeetingError(
-                f"rank {launch.rank} does not reach the others at {launch.address}:{launch.port}: "
+                f"rank {launch.rank} cannot reach the others at {launch.address}:{launch.port}: "
                 f"{error}"
             ) from error
         self._lasting = dist.PrefixStore("esper", store)
@@ -148,7 +148,7 @@ class Meeting:
             self._lasting.set(_RUN, announcement.run)
         self._store.set(_ANNOUNCEMENT, msgspec.json.encode(announcement).decode())
         if not announcement.run and not self._launch.is_served:
-            # The store ends with this process: the others read it first, if they have started.
+            # The store ends with this process, so wait until the others have read it.
             end = time.monotonic() + _REFUSAL_SECONDS
             others = self._launch.world_size - 1
             while self._store.add(_HEARD, 0) < others and time.monotonic() < end:
@@ -208,7 +208,7 @@ class Meeting:
         """Initialise the process group of torch, with all ranks.
 
         Args:
-            device_name: the run's setting: "auto", "cpu" or "cuda".
+            device_name: the run's setting `device`: "auto", "cpu" or "cuda".
             check: called while this rank waits for the others; raises if the run is over.
 
         Raises:
@@ -222,7 +222,7 @@ class Meeting:
             descriptions = [
                 self._store.get(f"rank {each}").decode() for each in range(launch.world_size)
             ]
-            # All ranks must take the same backend.
+            # All ranks must use the same backend.
             every_nccl = all(text.startswith("1") for text in descriptions)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if every_nccl else "gloo",
@@ -238,7 +238,7 @@ class Meeting:
         return Ranks(device, check, [text[2:] for text in descriptions], has_nccl=every_nccl)
 
     def leave(self) -> None:
-        """Leave the process group of torch, when all ranks do."""
+        """Leave the process group of torch; every rank must call this."""
         dist.destroy_process_group()
 
 

@@ -1,9 +1,9 @@
 """Connections between the ranks of a run, which report ended ranks and stop requests quickly.
 
 A collective operation detects a missing rank only by its timeout, and a rank that waits in one does
-not respond. So every rank has a connection to rank 0, read by a separate thread. The system closes
-it whenever the process ends. Rank 0 forwards the news to the others within a second. A machine
-without power does not close its connections, so silence also counts as the end of a rank.
+not respond. So every rank has a connection to rank 0, read by a separate thread. When a process
+ends, its operating system closes the connection, and rank 0 informs the others within a second. A
+machine that loses power does not close its connections, so a silent rank also counts as lost.
 """
 
 import json
@@ -54,34 +54,34 @@ def own_name(rank: int) -> RankName:
 
 
 class Listener(Protocol):
-    """Receives news of the other ranks; called by the connections' thread."""
+    """Receives reports of the other ranks; its methods run in the thread of the connections."""
 
     def stop(self) -> None:
-        """Another rank was asked to stop at once."""
+        """Handle a request to stop at once, which another rank received."""
 
     def write_checkpoint(self) -> None:
-        """Another rank was asked for a checkpoint; only rank 0 receives this."""
+        """Handle a request for a checkpoint, which another rank received; called in rank 0 only."""
 
     def lost(self, sentence: str) -> None:
-        """Another rank ended; the sentence says which and how."""
+        """Handle the end of another rank; the sentence says which and how."""
 
     def overdue(self, sentence: str) -> None:
-        """This process has not ended `GRACE_SECONDS` after a `stop` or `lost`."""
+        """Handle that this process has not ended `GRACE_SECONDS` after a `stop` or `lost`."""
 
 
 class _Connection:
-    """One end of a connection: lines of JSON, without waiting."""
+    """One end of a connection, which sends and receives lines of JSON without blocking."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self.end = end
         self.name: RankName | None = None
         self.heard_at = time.monotonic()
-        self.has_ended = False  # it reported its end
+        self.has_ended = False  # the other end reported that it ends
         self._received = b""
 
     def send(self, **message: Any) -> None:
-        """Send a message; if that fails, the connection is closed, or later detected as silent."""
+        """Send a message; errors are ignored, because a broken connection is detected later."""
         with suppress(OSError):
             self.end.send(json.dumps(message).encode() + b"\n")
 
@@ -134,7 +134,7 @@ class _Peers(ABC):
         """Report the end of this rank to the others, and end the thread.
 
         Args:
-            failure: a sentence on why it ends early; empty for a regular end.
+            failure: sentence that says why it ends early; empty for a regular end.
         """
         self._last_words = {"failed": failure} if failure else {"ended": True}
         self._thread.join(2.0)
@@ -168,7 +168,7 @@ class _Peers(ABC):
                 if messages is None:
                     self._is_closed(connection)
             self._take_turn(time.monotonic())
-        self._take_turn(time.monotonic())  # a request that came last
+        self._take_turn(time.monotonic())  # sends a request that arrived last
         for connection in self._others():
             connection.send(**self._last_words)
         for key in list(self._selector.get_map().values()):
@@ -197,7 +197,7 @@ class _Peers(ABC):
                 connection.send(**message)
 
     def _lose(self, sentence: str) -> None:
-        """Report a lost rank, unless the run ends already."""
+        """Report a lost rank, unless the run is already ending."""
         if not self._over:
             self._end(sentence, time.monotonic())
             self._listener.lost(sentence)
@@ -222,11 +222,11 @@ class Hub(_Peers):
     Args:
         name: this process.
         world_size: number of ranks.
-        listener: receives what happens to the others.
+        listener: receives the reports of the others.
 
     Attributes:
-        port: the port that the others connect to.
-        token: secret that they must send.
+        port: port to which the others connect.
+        token: secret that they must send first.
     """
 
     def __init__(self, name: RankName, world_size: int, listener: Listener) -> None:
@@ -293,8 +293,8 @@ class Spoke(_Peers):
         name: this process.
         hub: the process of rank 0.
         address: name or address of its machine.
-        port, token: those of its `Hub`.
-        listener: receives what happens to the others.
+        port, token: port and token of its `Hub`.
+        listener: receives the reports of the others.
 
     Raises:
         OSError: rank 0 cannot be reached.

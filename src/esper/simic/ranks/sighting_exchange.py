@@ -1,4 +1,4 @@
-"""The sightings of several ranks as one list: coded into a slab of fixed size, and merged."""
+"""The exchange of sightings between ranks: encoded in messages of a fixed size, then merged."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,7 +7,7 @@ import msgspec
 
 from esper.leyline.telemetry import HOSTS, NonfiniteSighting
 
-#: Bytes of the sightings of one rank. The size of a message must not depend on its content.
+#: Size of the message with the sightings of one rank, in bytes. It must not depend on the content.
 SLAB_BYTES: Final = 1 << 15
 _LENGTH_BYTES: Final = 4
 _MOST: Final = 4_096  # sightings tried for one slab
@@ -25,9 +25,9 @@ def key_of(seen: NonfiniteSighting) -> Key:
 
 
 def encoded(sightings: Sequence[NonfiniteSighting]) -> bytes:
-    """Return a slab with the first sightings, as many as fit into it.
+    """Return a slab with as many of the first sightings as fit into it.
 
-    The others are still in the store of their rank.
+    All sightings are in the store of their rank.
     """
     kept = list(sightings[:_MOST])
     while len(data := _encoder.encode(kept)) > SLAB_BYTES - _LENGTH_BYTES:
@@ -46,9 +46,10 @@ def decoded(slab: bytes) -> list[NonfiniteSighting]:
 
 
 def merged(by_rank: Sequence[Sequence[NonfiniteSighting]]) -> list[NonfiniteSighting]:
-    """Return the sightings of all ranks, each kind of them once, with its first place.
+    """Return the sightings of all ranks; those with the same key become one, the earliest.
 
-    Ranks that make the same update see the same values, so the largest count is the count.
+    Ranks that make the same update see the same values, so counts are not added: the largest is
+    kept.
 
     Args:
         by_rank: the sightings of one update, by rank.

@@ -1,7 +1,7 @@
-"""Flags that stay on the device over an update and are read once, at its end.
+"""Flags that stay on the device during an update and are read once, at its end.
 
-Reading a number makes the host wait for the device. On a GPU that costs more than everything else
-that a watch does, so there the flags of all steps are read together.
+Reading a number makes the CPU wait for the device. On a GPU this costs more than all other work of
+a watch, so the flags of all steps are read together there.
 """
 
 from collections.abc import Sequence
@@ -24,15 +24,16 @@ class DeviceFlags:
     """First step of an update at which each column and each parameter was not finite.
 
     Args:
-        columns: width of the output layer; 0 without one; 1 to note it as a whole.
+        columns: width of the output layer; 0 without one; 1 for a single flag for the whole layer.
         parameters: number of parameters.
-        device: of the flags.
+        device: device of the flags.
     """
 
     @classmethod
     def of(cls, heads: Sequence[Head], parts: Sequence[Part]) -> "DeviceFlags":
         """Return flags for the output layer of some heads, and all parameters."""
-        is_vocabulary = sum(head.columns is not None for head in heads) == 1  # noted as a whole
+        # A single head, such as a vocabulary, needs only one flag for all its columns.
+        is_vocabulary = sum(head.columns is not None for head in heads) == 1
         width = 1 if is_vocabulary else output_width(heads)
         return cls(width, len(parts), device_of(parts))
 
@@ -73,7 +74,7 @@ class DeviceFlags:
         """Return all flags and clear them. This waits for the device, once.
 
         Args:
-            more: further numbers to read, `[M]`.
+            more: further numbers to read in the same transfer, `[M]`.
         """
         losses = [loss for _, loss in self._losses]
         if len({(loss.dtype, loss.device, loss.shape) for loss in losses}) > 1:
@@ -106,13 +107,13 @@ class DeviceFlags:
 
 @dataclass(frozen=True)
 class ReadFlags:
-    """Flags on the host.
+    """Flags that were read from the device.
 
     Attributes:
-        columns: first bad step, counted from 1, of each column of the output; by kind.
+        columns: first bad step of each column of the output, counted from 1; by kind.
         parameters: first bad step of the gradient of each parameter; by kind.
-        norms: sum, largest and number of the finite gradient norms.
-        bad_loss: step and kind of the first loss that was not finite; None if all were.
+        norms: sum, maximum and number of the finite gradient norms.
+        bad_loss: step and kind of the first loss that was not finite; None if all were finite.
     """
 
     columns: Sequence[Sequence[int]]

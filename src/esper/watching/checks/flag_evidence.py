@@ -1,4 +1,4 @@
-"""What was not finite, from flags that were read after an update."""
+"""Derives the findings of an update from flags that were read at its end."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,7 +18,7 @@ FLAGS_ONLY: Final = (
 def found_in_flags(
     flags: ReadFlags, heads: Sequence[Head], parts: Sequence[Part]
 ) -> tuple[Found, ...]:
-    """Return what was not finite at the first bad step: outputs, or else gradients."""
+    """Return the findings at the first bad step: non-finite outputs, or gradients if none."""
     step = flags.first_step
     found = []
     for head in heads:
@@ -31,7 +31,7 @@ def found_in_flags(
     if found:
         side_by_side = {head.name for head in heads if head.columns is not None}
         if len(side_by_side) > 1 and side_by_side == {one.owner for one in found}:
-            # What all heads share broke before them.
+            # All heads are bad, so their shared input was bad before them.
             kinds = dict.fromkeys(one.kind for one in found)
             return tuple(Found(SHARED, "features", kind) for kind in kinds)
         return tuple(found)

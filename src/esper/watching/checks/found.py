@@ -1,4 +1,4 @@
-"""One non-finite quantity, as a check or an explanation names it."""
+"""A finding: one non-finite quantity, with its owner and name."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ class Found:
     quantity: str
     kind: str  # "nan", "+inf" or "-inf"
     part: str = ""  # the tensor
-    environment: int | None = None  # number of its environment, as the library counts
-    step: int | None = None  # of that environment, counted from 1; 0: its first reset
+    environment: int | None = None  # number of the environment that returned it, if one did
+    step: int | None = None  # step of that environment, counted from 1; 0: its first reset
 
 
-#: What was found, without its kinds: a fault that lasts may make an Inf once, and then a NaN.
+#: Findings without their kinds, because a lasting fault may produce Inf first and NaN later.
 Look = frozenset[tuple[str, str, str]]
 
 

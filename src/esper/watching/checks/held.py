@@ -20,11 +20,11 @@ class HeldMinibatch:
 
     Attributes:
         clips: parameters whose gradients were clipped together, with the norm before.
-        gradients: of each part before clipping, if a norm was not finite. Of what processes share,
-            here and below, those in this one.
-        results: scalars that are finite if what was computed is, such as the sums of outputs and
-            the losses; with owner and quantity.
-        bad_loss: kind of a loss whose backward pass was called; empty if all are finite.
+        gradients: gradient of each part before clipping, if a norm was not finite. For a shard,
+            here and below, the values in this process.
+        results: scalars that show whether a result is finite, such as sums of outputs and losses;
+            with owner and quantity.
+        bad_loss: kind of a non-finite loss whose backward pass was called; empty if none.
         is_explained: whether the minibatch is known to be bad.
         is_scaled: whether a loss scaler skips the step if gradients are not finite.
     """
@@ -37,7 +37,7 @@ class HeldMinibatch:
     is_scaled: bool = False
 
     def forget_gradients(self) -> None:
-        """Forget what is known of the gradients and their loss: others take their place."""
+        """Clear gradients and their loss, because new gradients replace them."""
         self.clips, self.gradients, self.bad_loss = [], None, ""
 
     def bad_results(self) -> tuple[Found, ...]:
@@ -55,7 +55,7 @@ class HeldMinibatch:
     def norm_of(self, optimizer: torch.optim.Optimizer) -> float | None:
         """Return the norm of an optimizer's gradients before clipping; None if it has none."""
         own: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-        if len(self.clips) == 1:  # all of them were clipped together, as in most loops
+        if len(self.clips) == 1:  # all gradients were clipped together, as in most loops
             clipped, norm = self.clips[0]
             if len(clipped) == len(own) and all(map(is_, clipped, own)):
                 return norm.item()
@@ -82,7 +82,7 @@ class HeldMinibatch:
         return [None if one is None else local(one) for one in own]
 
     def has_finite_gradients(self, parts: Sequence[Part], optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether there are gradients, each finite; then only their norm overflowed.
+        """Return whether there are gradients and all are finite, so only their norm overflowed.
 
         Args:
             parts: all parameters that are watched.
@@ -97,7 +97,7 @@ class HeldMinibatch:
 
 
 def without_gradients(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor | None]]:
-    """Remove the gradients of an optimizer's parameters, so that its step changes nothing.
+    """Remove the gradients of an optimizer's parameters; then its step changes nothing.
 
     Returns:
         The parameters and their gradients.

@@ -1,7 +1,7 @@
 """Checks of one tensor: whether it is finite, and which non-finite values it contains.
 
 A tensor that cannot be checked, for example because it does not support the operation, counts as
-finite, so that it does not hide a fault elsewhere.
+finite. Otherwise it would hide faults elsewhere.
 """
 
 import torch
@@ -15,8 +15,8 @@ _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.spars
 def values_in(tensor: Tensor) -> Tensor | None:
     """Return the values that a tensor stores, dense and detached; None if it stores none.
 
-    Of a sparse tensor those are its non-zero values, of a tensor that several processes share those
-    in this process; a tensor on the device "meta" has no values.
+    For a sparse tensor, these are its non-zero values. For a tensor that is sharded over several
+    processes, they are the values in this process. A tensor on the device "meta" has none.
     """
     tensor = local(tensor.detach())
     if tensor.is_meta:
@@ -33,7 +33,7 @@ def is_finite(tensor: Tensor) -> bool:
     try:
         values = values_in(tensor)
         return values is None or bool(torch.isfinite(values).all())
-    except Exception:  # noqa: BLE001 - of a class of its own, which may refuse in any way
+    except Exception:  # noqa: BLE001 - subclasses of Tensor may raise anything
         return True
 
 
@@ -57,7 +57,7 @@ def kinds_of(tensor: Tensor) -> tuple[str, ...]:
 
 @torch.no_grad()
 def masks_by_itself(layer: nn.Module, taken: Tensor | None, output: Tensor) -> bool:
-    """Return whether all non-finite values in a layer's output are the -inf of its own mask.
+    """Return whether all non-finite values in a layer's output are -inf from the layer's mask.
 
     This can be decided for a subclass of `nn.Linear`: without the mask, its output is finite.
 
@@ -72,5 +72,5 @@ def masks_by_itself(layer: nn.Module, taken: Tensor | None, output: Tensor) -> b
         return False
     try:
         return is_finite(nn.functional.linear(taken.detach(), layer.weight, layer.bias))
-    except Exception:  # noqa: BLE001 - such as one whose weights are compressed
+    except Exception:  # noqa: BLE001 - for example, compressed weights
         return False

@@ -11,13 +11,13 @@ from esper.watching.model.shards import local
 
 
 class OwnerNorms:
-    """Measures the gradients of heads and groups at one step; of shared ones the part held here.
+    """Measures gradient norms of heads and groups at one step; for shards, those in this process.
 
     Args:
         parts: all parameters with their owners.
 
     Attributes:
-        owners: heads and groups with parameters of their own, in their order.
+        owners: heads and groups that own parameters, in their order.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:

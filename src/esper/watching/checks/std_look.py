@@ -15,17 +15,18 @@ class StdLook:
 
     Attributes:
         excess: returns by how much a standard deviation is too large; see `log_std_excess`.
-        overflows: whether one was too large at the end of the last update; only set with flags.
+        overflows: whether one was too large at the end of the last update; only set when flags on
+            the device are used.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self.excess: Callable[[], Tensor | None] = log_std_excess(parts)
         self.overflows = False
-        self._calls = 0  # while acting, since the last step
-        self._looked_at = 0  # number of the update in which one overflowed last
+        self._calls = 0  # number of calls while acting, since the last step
+        self._looked_at = 0  # number of the last update in which one overflowed
 
     def began(self) -> None:
-        """Begin a minibatch: weights have changed."""
+        """Begin a minibatch, in which weights may have changed."""
         self._calls = 0
 
     def has_infinite(self, update: int) -> bool:

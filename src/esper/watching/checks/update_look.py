@@ -8,7 +8,7 @@ from torch import Tensor
 from esper.leyline.telemetry import STALLED_UPDATES
 from esper.watching.model.shards import local
 
-#: Why no operation is known of what this look sees.
+#: Reason why the operation is not known for what this check finds.
 WEIGHTS_ONLY: Final = "it was seen in the weights after the update, not in a minibatch"
 NO_STEPS: Final = (
     "no operation is known: neither an optimizer's step nor a call of backward() was seen before "

@@ -1,8 +1,8 @@
-"""Names a finding after its first operation: the owner, and the name of the quantity.
+"""Names the owner and the quantity of a finding after its first operation.
 
 The value found at the optimizer's step is often a consequence that all heads share, such as the
-loss. The first operation tells which head or group computed it, and the source code which variable
-it was assigned to.
+loss. The first operation shows which head or group computed it, and the source code shows to which
+variable it was assigned.
 """
 
 import re
@@ -148,7 +148,7 @@ def as_it_began(
     heads = owners.of_columns(operation, quantity)
     if not heads:
         if found and operation.phase != "forward" and quantity not in _OF_MODELS:
-            return found  # a fault in the forward pass is not caused by a derivative
+            return found  # the backward pass cannot cause a fault in the forward pass
         heads = [owners.of_module(operation.module)]
         if module and not variable and quantity not in _OF_MODELS:
             quantity = "output"

@@ -1,4 +1,4 @@
-"""Distinguishes causes from bystanders: non-finite variables that did no harm.
+"""Distinguishes causes from bystanders, which are non-finite variables without any effect.
 
 A loop may have `best = torch.tensor(float("inf"))`, a mask of -inf or the results of another run.
 A variable is a cause only if the repeated minibatch computed its non-finite values from it.
@@ -44,9 +44,9 @@ def causes_first(
 
 
 def masks_last(variables: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of variables, those that look like masks of -inf, or masked, after others.
+    """Return the names of variables; those that look like masks of -inf, or masked, come last.
 
-    For a minibatch that cannot be repeated: only its repetition shows what was a mask.
+    Used if a minibatch cannot be repeated, because only a repetition shows what was a mask.
     """
     return sorted(variables, key=lambda name: _may_be_mask(name, variables[name]))
 
@@ -68,9 +68,9 @@ def _bystanders(
     again: Mapping[str, Tensor],
     sources: Mapping[str, set[str]],
 ) -> frozenset[str]:
-    """Return the names of the variables that are not finite and had no part in the harm.
+    """Return the names of the non-finite variables that are not causes.
 
-    What has a derivative is no bystander.
+    A variable with a gradient function is not a bystander.
     """
 
     def is_masked(name: str) -> bool:
@@ -88,7 +88,7 @@ def _bystanders(
         storage_key(tensor) for name, tensor in variables.items() if f"variable {name}" in poisons
     }
 
-    # What was computed before the repetition began, and what of.
+    # Variables that were computed before the repetition began, and their sources.
     before = {_variable(name) for name in variables if f"variable {name}" in poisons}
     before = before.union(*(_all_sources(name, sources) for name in before))
 
@@ -99,7 +99,7 @@ def _bystanders(
         made = _ancestors(makers)
         if any(maker in ancestors for maker in makers):
             return True
-        if tensor.grad_fn is not None:  # what the loss is made of, unless it is the -inf of a mask
+        if tensor.grad_fn is not None:  # the loss depends on it, unless it is the -inf of a mask
             return bool(made) or not makers
         return any(
             one in ancestors or poisons & {poison.name for poison in one.poisons} for one in made

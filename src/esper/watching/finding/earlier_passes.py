@@ -1,7 +1,7 @@
-"""Runs the passes of a loop before the current one again, where gradients are accumulated.
+"""Repeats earlier passes of a loop that accumulates gradients.
 
-The gradients of several minibatches are added up before a step. Nothing is held of those before the
-last, but a loop over numbers or lists gives them again.
+Such a loop adds up the gradients of several minibatches before a step. Only the last minibatch is
+still held, but a loop over numbers or lists can produce the earlier ones again.
 """
 
 import ast
@@ -15,28 +15,28 @@ from torch import Tensor
 from esper.watching.finding.cannot_run_again import CannotRunAgainError
 from esper.watching.finding.source import NoSourceError, loops_around, tree_of
 
-#: Functions that give the same values each time they are called.
+#: Functions that return the same values at each call.
 _REPEATABLE: Final = frozenset({"range", "enumerate", "zip", "reversed", "len", "min", "max"})
 _PLAIN: Final = (int, float, str, list, tuple, range, Tensor, np.ndarray, np.integer)
 _MOST_PASSES: Final = 64
 _MOST_VALUES: Final = 100_000
 _GONE: Final = (
-    "gradients are accumulated, and the last minibatch was finite when it was repeated: one before "
-    "it broke, of which nothing is left"
+    "gradients are accumulated, and the last minibatch was finite when it was repeated: an earlier "
+    "one broke, which is no longer available"
 )
 NOT_AGAIN: Final = (
-    "gradients are accumulated, and each of their minibatches was finite when it was repeated"
+    "gradients are accumulated, and each minibatch was finite when it was repeated"
 )
 
 
 class EarlierIsGoneError(CannotRunAgainError):
-    """An earlier minibatch broke, and cannot be had again."""
+    """An earlier minibatch broke, and is no longer available."""
 
 
 def is_accumulating(frame: FrameType) -> bool:
-    """Return whether the current line, the step, is not reached in every pass of its loop.
+    """Return whether the optimizer's step, at the current line, is skipped in some passes.
 
-    Where the condition is one for the backward pass, too, nothing is added up.
+    If the same condition also applies to the backward pass, gradients are not accumulated.
     """
     try:
         loops = loops_around(tree_of(frame), frame.f_lineno)
@@ -57,10 +57,10 @@ def _has_backward(statement: ast.stmt) -> bool:
 
 
 def values_before(frame: FrameType) -> Iterator[dict[str, Any]]:
-    """Yield what the loop's own variables were in the passes before the current, newest first.
+    """Yield the values of the loop's variables in the previous passes, newest first.
 
     Raises:
-        EarlierIsGoneError: what the loop runs over can only be had once, as a loader's batches.
+        EarlierIsGoneError: the loop's values cannot be produced again, such as a loader's batches.
     """
     loop = loops_around(tree_of(frame), frame.f_lineno)[-1]
     variables = dict(frame.f_locals)
@@ -106,7 +106,7 @@ _ALLOWED: Final = (
 
 
 def _is_attribute_of(expression: ast.expr, owner: ast.Name, known: Mapping[str, Any]) -> bool:
-    """Return whether a variable of any kind is only asked for plain attributes."""
+    """Return whether an expression uses only plain attributes of a variable."""
     used = [
         node.attr
         for node in ast.walk(expression)

@@ -43,7 +43,7 @@ class Scope:
     Attributes:
         local: local variables of the frame; the second run gets copies of its containers.
         outer: variables of the module.
-        own: names that the body itself assigns, so that a second run creates them again.
+        own: names that the body itself assigns; a second run creates them again.
     """
 
     local: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Scope:
         return _UNKNOWN if is_computed and not is_function else value
 
     def is_copied(self, expression: ast.expr) -> bool:
-        """Return whether a second run has a container of its own: a variable or its attribute."""
+        """Return whether a second run uses a copy of a container: a variable or its attribute."""
         base = expression.value if isinstance(expression, ast.Attribute) else expression
         is_local = isinstance(base, ast.Name) and base.id in self.local
         return is_local and type(self.value_of(expression)) in _COPIED
@@ -94,7 +94,7 @@ def has_effect(node: ast.AST, scope: Scope) -> bool:
         if isinstance(node, ast.With):
             return any(_is_lock(item.context_expr, scope) for item in node.items)
         return isinstance(node, ast.Call) and _does_more(node, scope)
-    except Exception:  # noqa: BLE001 - an object of the training refuses to be looked at
+    except Exception:  # noqa: BLE001 - objects of the training may raise anything when read
         return True
 
 

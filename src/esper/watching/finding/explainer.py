@@ -60,7 +60,7 @@ from esper.watching.model.shards import local
 
 Replay = Literal["auto", "model", "off"]
 _EACH_STEPS: Final = "every pass of the loop takes a step"
-_FRAMES: Final = 5  # whose variables are read
+_FRAMES: Final = 5  # number of frames whose variables are read
 
 
 class Explainer:
@@ -117,7 +117,7 @@ class Explainer:
         optimizer: torch.optim.Optimizer | None = None,
         explained: Mapping[Look, Explanation] | None = None,
     ) -> Explanation:
-        """Return the first non-finite values of a minibatch (no consequences) and their origin.
+        """Return a minibatch's first non-finite values, without consequences, and their origin.
 
         A fault that was explained before is not repeated.
 
@@ -131,7 +131,7 @@ class Explainer:
         frames = [frame for frame in stack if not is_plumbing(frame.f_code.co_filename)]
         variables: dict[str, Tensor] = {}
         sources: dict[str, set[str]] = {}
-        for frame in self._own(frames)[::-1]:  # the loop's own before those that it calls
+        for frame in self._own(frames)[::-1]:  # the training loop first
             known = KnownTensors(variables)
             for name, tensor in named_tensors(frame).items():
                 is_norm = any(tensor is norm for norm in minibatch.norms)
@@ -179,7 +179,7 @@ class Explainer:
         ]
 
     def _own(self, frames: Sequence[FrameType]) -> Sequence[FrameType]:
-        """Return the frames up to the training loop's: its callers hold other things."""
+        """Return the frames up to the training loop's; its callers are not relevant."""
         modules = {id(module) for model in self._models for module in model.modules()}
         for number, frame in enumerate(frames[:_FRAMES]):
             if id(frame.f_locals.get("self")) not in modules and has_loop(frame):
@@ -222,7 +222,7 @@ class Explainer:
                 except torch.OutOfMemoryError:
                     raise CannotRunAgainError("the device has no memory to repeat it") from None
                 except (ValueError, RuntimeError):
-                    pass  # a refusal of NaN ends both calls alike
+                    pass  # PyTorch rejected a NaN, as in the first run
                 self.seen += [one.grad for one in own if one.grad is not None]
             self.seen += results.values()
             origin = origin_in(tracer, bad_of(self.seen))
@@ -245,7 +245,7 @@ class Explainer:
     def without_explanation(
         self, minibatch: Minibatch, optimizer: torch.optim.Optimizer | None, error: Exception
     ) -> Explanation:
-        """Return the findings in outputs and gradients alone, after `explain` failed."""
+        """Return only the findings in outputs and gradients, after `explain` failed."""
         gradients = self._gradients_for(optimizer, minibatch)
         found = evidence_alone(self._parts, self._heads, replace(minibatch, gradients=gradients))
         reason = f"the watch failed when it explained it: {type(error).__name__}"
@@ -258,7 +258,7 @@ class Explainer:
             self.outputs.append((taken, output))
 
     def forget(self) -> None:
-        """Release the tensors of an incident that is recorded."""
+        """Release the tensors of an incident after it was recorded."""
         self.variables, self.recorded, self.outputs = {}, None, []
 
     def weights(self) -> tuple[Found, ...]:
@@ -275,7 +275,7 @@ class Explainer:
         return own or found
 
     def _in_others(self, optimizer: torch.optim.Optimizer | None) -> tuple[Found, ...]:
-        """Return what gradients of parameters hold that the step changes and no model has."""
+        """Return findings in gradients of an optimizer's parameters that are not in any model."""
         groups = [] if optimizer is None else optimizer.param_groups
         own = [p for group in groups for p in group["params"] if id(p) not in self._of_parameter]
         kinds = dict.fromkeys(kind for p in own if p.grad is not None for kind in kinds_of(p.grad))
@@ -304,10 +304,10 @@ class Explainer:
                 if harm or not is_cut_short:
                     values = {**variables, **again} if run.is_earlier else variables
                     names = causes_first(tracer, harm, values, again, sources)
-                    if is_cut_short:  # the first run shows the order of what comes after its end
+                    if is_cut_short:  # only the first run shows the order of later variables
                         names = [name for name in masks_last(values) if name in names]
                     found = evidence(names, again if run.is_earlier else None)
-                # What was found, as the second run made it; else what it made at its end.
+                # The tensors of the findings in the second run; otherwise its non-finite results.
                 own = bad_of([again[one.quantity] for one in found if one.quantity in again])
                 if (origin := origin_in(tracer, own)) is None:
                     own = harm
@@ -319,7 +319,7 @@ class Explainer:
             except CannotRunAgainError as error:
                 reasons.append(str(error))
                 continue
-            except Exception as error:  # noqa: BLE001 - what is known without it still counts
+            except Exception as error:  # noqa: BLE001 - the other findings are still reported
                 self.apart.count(error)
                 reasons.append(f"the watch failed when it repeated it: {type(error).__name__}")
                 continue
@@ -344,7 +344,7 @@ class Explainer:
     def _keep_recording(
         self, tracer: OperationTracer, origin: Origin | None, looked_at: list[Tensor]
     ) -> None:
-        """Keep the recorded operations of a repetition with an origin, or why there are none."""
+        """Keep the recorded operations of a repetition that found an origin."""
         if tracer.recorder is not None and origin is not None:
             self.recorded = tracer.recorder.recorded(looked_at)
 
@@ -381,7 +381,7 @@ class Explainer:
                     for path, tensor in tensors_in(name, value)
                 }
                 steps = steps_left_out()
-                # One state of the generator is known: that after the last step.
+                # Only the state of the generator after the last step is known.
                 rng = rngs[0] if rngs else None
                 known = {**held, **named}
                 run = run_again(frames, self._models, known, steps, rng, values, self._recorder())
@@ -391,7 +391,7 @@ class Explainer:
                     raise CannotRunAgainError(why_no_origin(run.error))
                 if steps.is_reached and not number:
                     raise CannotRunAgainError(_EACH_STEPS)
-                if steps.is_reached:  # the pass that made the step before
+                if steps.is_reached:  # this pass took the previous step
                     break
                 self.seen.clear()
             raise EarlierIsGoneError(NOT_AGAIN)
@@ -405,7 +405,7 @@ class Explainer:
             with everything_put_back(self._models, variables), tracer:
                 try:
                     self.seen += [tensor for _, tensor in tensors_in("result", call())]
-                except Exception as error:  # noqa: BLE001 - a refusal of NaN ends both calls alike
+                except Exception as error:  # noqa: BLE001 - PyTorch may reject a NaN here as well
                     return Repetition(tracer, tensors_of_error(error), error=error)
             return Repetition(tracer, {})
 
@@ -419,9 +419,9 @@ class Explainer:
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]
     ) -> dict[str, Tensor]:
         """Return the tensors that exist before a minibatch is computed, by name."""
-        # Of two variables that are one tensor, or views of all of it, the first gives its name.
+        # If two variables are the same tensor, or views of all of it, the first name is used.
         named = {f"variable {name}": tensor for name, tensor in reversed([*variables.items()])}
-        # A weight keeps its name where a variable is a view of it.
+        # A weight keeps its name even if a variable is a view of it.
         named |= {f"weight {part.name}": local(part.parameter.detach()) for part in self._parts}
         named |= {f"optimizer {name}": tensor for name, (_, tensor) in state.items()}
         return named

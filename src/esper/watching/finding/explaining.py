@@ -47,7 +47,7 @@ class Explanation:
         found: the causes, in order of computation.
         origin: the first operation that turned finite inputs into a non-finite result.
         line: the training loop's own line, if the operation's line belongs to a library.
-        why_no_origin: a sentence on why there is no origin.
+        why_no_origin: sentence that says why there is no origin.
         function: name of the function that called the operation.
         is_reproduced: whether outputs or gradients were also non-finite in the repetition.
         counters: the training loop's counters while acting, such as "global_step = 804".
@@ -153,7 +153,7 @@ def evidence_in(
     for part in parts:
         if not is_finite(part.parameter):
             of_part = [one for one in moments.found if one.part.endswith(f" of {part.name}")]
-            # The last step had finite gradients: what it kept of earlier ones broke the weight.
+            # The last step had finite gradients, so the optimizer's state broke the weight.
             given.found += of_part
             if not of_part:
                 owners = bad_rows(part, part.parameter)
@@ -223,7 +223,7 @@ def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple
 def evidence_alone(
     parts: Sequence[Part], heads: Sequence[Head], minibatch: Minibatch
 ) -> tuple[Found, ...]:
-    """Return the findings in the outputs and gradients of a minibatch alone."""
+    """Return the findings in the outputs and gradients of a minibatch, without variables."""
     found = _evidence_in_outputs(heads, minibatch)
     if found:
         return found
@@ -353,7 +353,7 @@ def source_line(file: str, line: int) -> str:
 
 
 def line_on_stack(frames: Sequence[FrameType], operation: Operation) -> str:
-    """Return file, line and code of the loop that is on the stack; empty if it is no other line."""
+    """Return file, line and code of the loop on the stack; empty if it is the operation's line."""
     loop = next((frame for frame in frames if has_loop(frame)), None)
     place = operation.place
     if loop is None or (loop.f_code.co_filename, loop.f_lineno) == (place.file, place.line):
@@ -366,7 +366,7 @@ def why_no_origin(error: Exception | None, found: Sequence[Found] = ()) -> str:
 
     Args:
         error: the exception that cut it short; None if there was none.
-        found: what was not finite in the first run.
+        found: the findings of the first run.
     """
     if error is None and found and is_from_partner(found):
         return FROM_ANOTHER_RANK

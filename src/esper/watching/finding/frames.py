@@ -82,17 +82,17 @@ class RaisingFrame:
 
 
 def forget_variables(frame: FrameType | None) -> None:
-    """Release what reading the variables of a frame and its callers keeps alive.
+    """Release the copies of variables that reading a frame and its callers created.
 
-    Before Python 3.13, a function's frame holds a copy of its variables after they were read, and
-    so keeps tensors that the function no longer has. A copy that the training holds itself, from
-    `locals()`, is left alone.
+    Before Python 3.13, a function's frame holds a copy of its variables after they were read. This
+    copy keeps tensors alive that the function has already dropped. A copy that the training itself
+    holds, from `locals()`, is not changed.
     """
     if sys.version_info >= (3, 13):
         return
     while frame is not None:
         code = frame.f_code
-        if code.co_flags & inspect.CO_OPTIMIZED:  # of others, these are the variables themselves
+        if code.co_flags & inspect.CO_OPTIMIZED:  # in other frames, this is no copy
             held = frame.f_locals
             if sys.getrefcount(held) <= _OWN_REFERENCES:
                 for name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars):
@@ -153,14 +153,14 @@ def tensors_in(name: str, value: Any, depth: int = _DEEPEST) -> Iterator[tuple[s
         if depth == 0 or isinstance(value, (nn.Module, torch.optim.Optimizer, type, str, bytes)):
             return
         items = list(_items(name, value))
-    except Exception:  # noqa: BLE001 - an object of the training may refuse to be opened in any way
+    except Exception:  # noqa: BLE001 - objects of the training may raise anything when read
         return
     for path, item in items:
         yield from tensors_in(path, item, depth - 1)
 
 
 def _looked_at(value: Tensor) -> Tensor | None:
-    """Return a tensor whose values can all be read; None if there is none.
+    """Return a tensor with the readable values of a variable; None if there are none.
 
     A sparse tensor that requires a gradient is skipped, because its values are not in the graph.
     """

@@ -25,14 +25,14 @@ def gradient_state(value: object) -> object | None:
 
 
 def copy_of(value: Any, depth: int = 3) -> Any:
-    """Return a container that can be changed without changing the original, or the value itself.
+    """Return a copy of a container; any other value is returned unchanged.
 
-    Nested containers are also copied, up to `depth` levels. One that cannot be copied is returned
-    itself.
+    Nested containers are also copied, up to `depth` levels. A container that cannot be copied is
+    returned unchanged.
     """
     try:
         return _copied(value, depth) if isinstance(value, (list, dict, set)) else value
-    except Exception:  # noqa: BLE001 - of a class of its own, which may refuse in any way
+    except Exception:  # noqa: BLE001 - a subclass may raise anything when it is copied
         return value
 
 
@@ -60,7 +60,7 @@ def everything_put_back(
         rng: state of torch's generator to start from; None to use the current state.
 
     Raises:
-        CannotRunAgainError: other processes would have had to take part.
+        CannotRunAgainError: the second run called a collective, which needs other processes.
     """
     variables = [each for each in variables if _can_be_asked(each)]
     modules = list({id(m): m for model in models for m in model.modules()}.values())
@@ -157,7 +157,7 @@ def _can_be_asked(value: object) -> bool:
     """Return whether the class of an object can be read; the training's objects may raise."""
     try:
         return value.__class__ is not None
-    except Exception:  # noqa: BLE001 - in any way
+    except Exception:  # noqa: BLE001 - any exception
         return False
 
 
@@ -165,7 +165,7 @@ def _has_attributes(value: object) -> bool:
     try:
         vars(value)
         return not isinstance(value, (nn.Module, Tensor, type))
-    except Exception:  # noqa: BLE001 - an object of the training may refuse in any way
+    except Exception:  # noqa: BLE001 - objects of the training may raise anything
         return False
 
 
@@ -173,7 +173,7 @@ def _plain_attributes(owner: object) -> dict[str, Any]:
     kinds: tuple[type, ...] = (bool, int, float, str, list, dict, set)
     own: frozenset[str] = frozenset()
     if isinstance(owner, ModuleType) and owner.__name__.partition(".")[0] == "torch":
-        return {}  # a loop changes nothing there, and some names of it only warn
+        return {}  # a loop changes nothing there, and reading some of its names causes warnings
     if isinstance(owner, nn.Module):
         kinds, own = (*kinds, Tensor), _OF_MODULES
     return {

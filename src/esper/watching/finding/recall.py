@@ -1,7 +1,7 @@
-"""Calls a model once more, where its training loop must not be run again.
+"""Repeats only the call of a model, if its training loop must not be run again.
 
-A loop that acts steps an environment, and other loops fetch batches. The call of the model itself
-only computes: it is found on the stack with its arguments, and repeated under the tracer.
+For example, a loop that acts steps an environment. The call of the model itself has no such side
+effect: it is found on the stack with its arguments, and repeated under the tracer.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def model_call(stack: Sequence[FrameType], models: Sequence[nn.Module]) -> Calla
 
     Args:
         stack: frames, innermost first.
-        models: that are watched; a call of a part of one counts, too.
+        models: the watched models; a call of a submodule counts, too.
 
     Raises:
         CannotRunAgainError: no frame is a call of a model.

@@ -1,7 +1,8 @@
-"""What a library's training loop tells a watch, so that a bad minibatch can be computed again.
+"""The interface through which the integration of a library repeats a bad minibatch.
 
-The loops of some libraries fetch batches, generate text, log and save: they never run again. There
-an integration holds the minibatch instead, and computes its loss and gradients once more.
+The training loops of some libraries fetch batches, generate text, log and save, so their lines
+cannot be repeated. Instead, an integration holds each minibatch, and computes its loss and
+gradients again if needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,26 +23,26 @@ class Repeater(Protocol):
     loss_function: str
 
     def inputs(self) -> Mapping[str, Tensor]:
-        """Return the tensors that they were given, by name."""
+        """Return the input tensors of the minibatches, by name."""
 
     def owners(self) -> Sequence[object]:
         """Return the objects whose plain attributes change while a loss is computed."""
 
     def run(self, optimizer: torch.optim.Optimizer | None) -> Mapping[str, Tensor]:
-        """Compute losses and gradients up to the first that is not finite.
+        """Compute losses and gradients again, until one is not finite.
 
         Args:
-            optimizer: the optimizer that is about to step; None before.
+            optimizer: the optimizer that is about to step; None if there is none.
 
         Returns:
-            What was computed, by name, such as the loss.
+            The results by name, such as the loss.
 
         Raises:
-            CannotRunAgainError: it cannot be repeated; the message says why.
+            CannotRunAgainError: the minibatches cannot be repeated; the message says why.
         """
 
     def forget(self) -> None:
-        """Drop what is held: the optimizer took its step."""
+        """Drop the held minibatches, after the optimizer took its step."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Runs the innermost loop of a training frame once more, up to the optimizer's step.
+"""Repeats the body of the innermost loop of a training frame, up to the optimizer's step.
 
 The weights have not changed yet when a NaN is found, so the same minibatch gives the same NaN; this
 time every operation is traced. The loop's body is taken from its source with `ast`, compiled with
@@ -60,11 +60,13 @@ class Body:
     ) -> tuple[dict[str, Tensor], Exception | None]:
         """Run the body once, up to the optimizer's step or an exception.
 
-        Returns its tensors and those of the functions it was in, by name, and the exception.
-
         Args:
             earlier: values of the loop's own variables in an earlier pass, to run that pass; it may
                 end without a step.
+
+        Returns:
+            The tensors of the body and of the functions on its stack, by name, and the exception
+            that ended it, or None.
 
         Raises:
             CannotRunAgainError: the current pass ended without a step.
@@ -81,7 +83,7 @@ class Body:
                 values = function(**arguments)
         except StepReached as reached:
             return tensors_of_error(reached, function.__code__), None
-        except Exception as error:  # noqa: BLE001 - a refusal of NaN ends both runs alike
+        except Exception as error:  # noqa: BLE001 - PyTorch may reject a NaN here as well
             return tensors_of_error(error, function.__code__), error
         if earlier is None:
             raise CannotRunAgainError("its second run did not reach the optimizer's step")
@@ -106,7 +108,7 @@ def tensors_of_error(error: BaseException, code: CodeType | None = None) -> dict
 
 
 def _uncount_batch(variables: Iterable[object]) -> None:
-    """Reset Accelerate's batch counter, so that it counts the repeated batch as before.
+    """Decrement Accelerate's batch counter, because the repeated batch is counted again.
 
     `Accelerator.accumulate` counts batches to decide in which of them optimizers step.
     """
@@ -171,9 +173,9 @@ def has_loop(frame: FrameType) -> bool:
 
 
 def _without_counting(body: list[ast.stmt], step: Position) -> list[ast.stmt]:
-    """Remove increments of counters that were already done, such as `self.updates += 1`.
+    """Remove increments of counters that the first run already made, such as `self.updates += 1`.
 
-    A loop that learns only at every second count would otherwise not learn in a second run.
+    Otherwise a loop that learns only at every second count would not learn in a second run.
     """
 
     def is_counted(node: ast.stmt) -> bool:
@@ -219,18 +221,18 @@ def _refuse_effects(
     outer: Mapping[str, object] | None = None,
     step: Position | None = None,
 ) -> None:
-    """Raise an exception if a body does more than compute before a step that ends its run.
+    """Raise an exception if a body has side effects before the step that ends its run.
 
     Args:
-        body: statements.
-        variables: of the frame.
+        body: the statements of the body.
+        variables: variables of the frame.
         outer: variables of its module.
-        step: where that step is called; None if the body runs to its end.
+        step: position of the call of the step; None if the body runs to its end.
 
     Raises:
-        CannotRunAgainError: it does more.
+        CannotRunAgainError: it has side effects.
     """
-    own = _assigned_names(body)  # made again by a second run
+    own = _assigned_names(body)  # a second run creates them again
     scope = Scope(variables or {}, outer or {}, frozenset(own))
     for node in (each for each in _reached(ast.Module([*body], []), variables or {}, step)):
         if isinstance(node, (ast.Yield, ast.YieldFrom)):
@@ -260,13 +262,13 @@ def _refuse_effects(
 
 
 class _Synchronous(ast.NodeTransformer):
-    """Makes a body one of an ordinary function, which neither waits nor yields.
+    """Converts a body to that of an ordinary function, without `await` and `yield`.
 
-    It is given a body in which only what a second run does not reach does either.
+    The second run never reaches the statements that are changed.
     """
 
     def visit(self, node: ast.AST) -> Any:
-        """Return a node without waiting and yielding; functions inside keep their own."""
+        """Return a node without `await` and `yield`; nested functions are not changed."""
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
             return node
         self.generic_visit(node)
@@ -307,10 +309,10 @@ def _assigned_names(body: Sequence[ast.stmt]) -> set[str]:
 def _reached(
     node: ast.AST, variables: Mapping[str, object], step: Position | None
 ) -> Iterator[ast.AST]:
-    """Yield a node and all in it that runs.
+    """Yield a node and all nodes in it that a second run may reach.
 
-    Those are no statements behind the step, and no branches whose condition, a plain attribute, is
-    false. What ends a `try` runs in any case.
+    Statements after the step are left out, and branches whose condition is a plain attribute that
+    is false. Handlers and `finally` blocks of a `try` are always included.
     """
     yield node
     children = list(ast.iter_child_nodes(node))
@@ -323,7 +325,7 @@ def _reached(
 
 
 def _endings(node: ast.AST) -> Sequence[ast.AST]:
-    """Return the statements that run where an exception leaves a `try`."""
+    """Return the handlers and the `finally` block of a `try`."""
     return [*node.handlers, *node.finalbody] if isinstance(node, ast.Try) else ()
 
 

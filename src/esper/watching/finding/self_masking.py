@@ -1,4 +1,4 @@
-"""Output layers that forbid choices themselves: the -inf in their output is intended."""
+"""Output layers that mask choices themselves, so the -inf in their output is intended."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,27 +33,27 @@ class LayerCall:
 
     @property
     def taken(self) -> Tensor | None:
-        """The layer's input; None if it is no tensor."""
+        """The layer's input; None if it is not a tensor."""
         first = self.args[0] if self.args else next(iter(self.kwargs.values()), None)
         return first if isinstance(first, Tensor) else None
 
     @property
     def can_mask(self) -> bool:
-        """Whether the layer is of a class that may mask its output: of none of torch's own."""
+        """Whether the layer's class may mask its output; torch's own classes do not."""
         return not type(self.layer).__module__.startswith("torch.")
 
 
 class SelfMasking:
-    """Decides whether the -inf in an output is that of the layer's own mask.
+    """Decides whether the -inf in an output comes from the layer's own mask.
 
-    A subclass of `nn.Linear` is decided at each call, by its output without the mask. A call of any
-    other class is repeated under the tracer when it first has -inf in its output, and then at
-    doubling intervals; in between, the last result counts.
+    For a subclass of `nn.Linear`, each call is checked: its output is computed without the mask.
+    For other classes, a call is repeated under the tracer when its output first has -inf, and then at
+    doubling intervals; in between, the last result is used.
     """
 
     def __init__(self) -> None:
-        self._calls = 0  # with -inf in the output
-        self._is_masked = False  # the last time that it was looked at
+        self._calls = 0  # number of calls with -inf in the output
+        self._is_masked = False  # result of the last check
         self._last: LayerCall | None = None
 
     def is_masked(self, call: LayerCall) -> bool:
@@ -67,20 +67,20 @@ class SelfMasking:
         return self._is_masked
 
     def _is_due(self) -> bool:
-        """Count a call with -inf in its output; return whether it is looked at."""
+        """Count a call with -inf in its output; return whether it must be repeated."""
         self._calls += 1
         return not self._is_masked or self._calls & (self._calls - 1) == 0
 
     def hold(self, call: LayerCall) -> None:
-        """Hold a call until the flags of its update are read, where its layer may mask."""
+        """Hold a call until the flags of its update are read, if its layer may mask."""
         if call.can_mask:
             self._last = call
 
     def without_masks(self, flags: ReadFlags) -> ReadFlags:
         """Return flags of outputs without the -inf of masks.
 
-        The held call decides, at doubling intervals. If it shows nothing, since it has no -inf or
-        the weights broke after it, the -inf did no harm, or the gradients have flags of it.
+        The held call is checked, at doubling intervals. If it has no -inf, or the weights broke
+        after it, the flags are removed: the -inf had no effect, or the gradients have flags, too.
         """
         call, self._last = self._last, None
         row = KINDS.index("-inf")
@@ -100,7 +100,7 @@ class SelfMasking:
 
 @torch.no_grad()
 def _is_masked_again(call: LayerCall) -> bool | None:
-    """Return whether masks make all -inf in a repetition of a call; None if it shows no -inf."""
+    """Return whether all -inf in a repetition of a call come from masks; None without any -inf."""
     named = {f"weight {name}": one.detach() for name, one in call.layer.named_parameters()}
     try:
         with (
@@ -109,7 +109,7 @@ def _is_masked_again(call: LayerCall) -> bool | None:
             traced([call.layer], named) as tracer,
         ):
             output = call.layer.forward(*call.args, **call.kwargs)
-    except Exception:  # noqa: BLE001 - a layer of the training may refuse in any way
+    except Exception:  # noqa: BLE001 - a layer of the training may raise anything
         return None
     if not isinstance(output, Tensor) or kinds_of(output) != ("-inf",):
         return None

@@ -1,7 +1,7 @@
 """Determines from a frame's source the order in which its variables were assigned.
 
-Tensors without gradients have no order of their own, but the line of a variable's last assignment
-does.
+A tensor without gradient does not record when it was computed. The line of a variable's last
+assignment shows the order.
 """
 
 import ast
@@ -17,7 +17,7 @@ from esper.leyline.errors import EsperError
 from esper.leyline.text.source_lines import source_lines
 
 Loop = ast.For | ast.AsyncFor | ast.While
-#: When a variable last got its value. Later ones compare greater.
+#: The time at which a variable last got its value. Later times compare greater.
 _When = tuple[int, int, int, int]
 #: Line and column, in bytes, of source code.
 Position = tuple[int, int]
@@ -32,7 +32,7 @@ def tree_of(frame: FrameType) -> ast.Module:
     """Return the parsed source of a frame's function, or of its script, with its own positions.
 
     Raises:
-        NoSourceError: there is none, or it cannot be parsed.
+        NoSourceError: there is no source, or it cannot be parsed.
     """
     try:
         if frame.f_code.co_name == "<module>":
@@ -57,9 +57,9 @@ def tree_of(frame: FrameType) -> ast.Module:
 
 
 def position_of(frame: FrameType) -> Position:
-    """Return the line and the column of the call that a frame is in.
+    """Return the line and the column of a frame's current call.
 
-    Without columns, all that stands on the line counts as reached.
+    If columns are unknown, everything on the line counts as reached.
     """
     positions = itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None)
     line, _, column, _ = next(positions, (None, None, None, None))

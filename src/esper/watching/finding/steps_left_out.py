@@ -12,7 +12,7 @@ from esper.watching.model.step_arguments import Closure, closure_in, with_closur
 
 
 class StepReached(BaseException):
-    """Ends a second run at the optimizer's step; not an Exception, so that no loop catches it."""
+    """Ends a second run at the optimizer's step. Not an Exception: no loop must catch it."""
 
 
 class StepsLeftOut:
@@ -24,8 +24,9 @@ class StepsLeftOut:
     Args:
         last: the optimizer whose step ends the run with `StepReached`; None: the first to step.
         seen: receives the gradients that this step would use.
-        known: optimizers whose settings, such as the learning rate, are restored at the end.
-            Without any, the run ends after its first backward pass: the rest may change weights.
+        known: optimizers whose settings, such as the learning rate, are restored at the end. If
+            there are none, the run ends after its first backward pass, because code after it may
+            change weights.
         closure_rng: state of torch's generator for the call of the closure of the last step; None
             if its gradients are computed before the step.
 

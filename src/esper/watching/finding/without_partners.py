@@ -1,6 +1,7 @@
-"""Lets one process of a distributed training repeat a minibatch by itself.
+"""Repeats a minibatch in one process of a distributed training, without communication.
 
-Its partners do not repeat it: a collective would wait for them for ever, or take part in theirs.
+The other processes do not repeat it. A collective call would wait for them forever, or would be
+matched with one of their other calls.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,9 +20,9 @@ from esper.watching.finding.cannot_run_again import CannotRunAgainError
 from esper.watching.model.shards import is_shared
 
 _COLLECTIVES: Final = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional")
-FROM_ANOTHER_RANK: Final = "what this rank computed is finite: it came from another rank"
+FROM_ANOTHER_RANK: Final = "this rank computed only finite values; the fault came from another rank"
 _T = TypeVar("_T")
-REFUSED: Final = "a second run would take part in a collective without the other ranks"
+REFUSED: Final = "a second run would call a collective without the other ranks"
 
 
 def has_partners() -> bool:
@@ -35,38 +36,38 @@ class _HasQuantity(Protocol):
 
 
 def is_from_partner(found: Iterable[_HasQuantity]) -> bool:
-    """Return whether what was found, and not seen again here, may come from another process."""
+    """Return whether findings that a repetition did not show may come from another process."""
     return has_partners() and SHARED_BY_RANKS.issuperset(one.quantity for one in found)
 
 
 def possible_ones(
     repetitions: list[_T], optimizer: torch.optim.Optimizer | None, outputs: Sequence[object]
 ) -> list[_T]:
-    """Return the repetitions of a minibatch that are possible; the last one only calls the model.
+    """Return the repetitions of a minibatch that are possible.
 
-    After an exception, which comes without a step and without an output, DDP may still expect the
-    gradients of the pass that it ended.
+    After an exception, there is neither a step nor an output. DDP may then still expect the
+    gradients of the interrupted pass, so only the call of the model can be repeated.
 
     Args:
-        repetitions: of the minibatch.
-        optimizer: that is about to step; None if there is none.
-        outputs: of the output layer that are not finite.
+        repetitions: repetitions of the minibatch; the last one only calls the model.
+        optimizer: the optimizer that is about to step; None if there is none.
+        outputs: non-finite outputs of the output layer.
     """
     is_broken_off = optimizer is None and not outputs
     return repetitions[-1:] if is_broken_off and has_partners() else repetitions
 
 
 def computes_alone(models: Sequence[nn.Module]) -> bool:
-    """Return whether each process has all that its models compute with, as under DDP."""
+    """Return whether each process has all parameters of its models, as under DDP."""
     return not any(is_shared(one) for model in models for one in model.parameters())
 
 
 class _CollectiveError(EsperError):
-    """A repetition came to a collective."""
+    """A repetition called a collective."""
 
 
 class _NoCollectives(TorchDispatchMode):
-    """Refuses every collective of PyTorch."""
+    """Raises an exception at every collective of PyTorch."""
 
     is_refused = False
 
@@ -85,13 +86,13 @@ class _NoCollectives(TorchDispatchMode):
 
 @contextmanager
 def without_partners() -> Iterator[None]:
-    """Keep a repetition inside it in this process; nothing changes where it trains alone.
+    """Prevent communication with other processes within the context.
 
-    `DistributedDataParallel` only calls its module. It ignores the gradients then, because it did
-    not see the call.
+    In a process that trains alone, nothing changes. Otherwise `DistributedDataParallel` only calls
+    its module; it then ignores the gradients, because it did not register the call.
 
     Raises:
-        CannotRunAgainError: the repetition came to a collective, also if it caught that error.
+        CannotRunAgainError: the repetition called a collective, even if it caught the error.
     """
     if not has_partners():
         yield
@@ -102,7 +103,7 @@ def without_partners() -> Iterator[None]:
         return self.module(*args, **kwargs)
 
     refusing = _NoCollectives()
-    setattr(DistributedDataParallel, "forward", forward)  # noqa: B010 - mypy refuses the other
+    setattr(DistributedDataParallel, "forward", forward)  # noqa: B010 - mypy rejects the assignment
     try:
         with refusing:
             yield

@@ -42,8 +42,8 @@ class Head:
     Attributes:
         name: unique among the heads of a run.
         kind: what its output means.
-        columns: its part of the output layer's last axis; None for a module of its own.
-        module: the module whose output it is, if it has one of its own.
+        columns: its part of the output layer's last axis; None if a whole module is the head.
+        module: the module whose output is the head; None for columns of a layer.
     """
 
     name: str
@@ -136,12 +136,12 @@ def output_layer_of(
     if is_exact and (layer is not None or known):
         raise HeadsError(
             f"the heads need a layer with {needed}, and {has}: give the widths of one layer, or "
-            "{name: module} where each head has a layer of its own"
+            "{name: module} if each head has a separate layer"
         )
     if layer is None:
         return None, (
-            f"the heads need a layer with {needed}, and {has}: what the heads compute is not "
-            "looked at. output_layer= says which layer it is"
+            f"the heads need a layer with {needed}, and {has}: outputs of the heads are not "
+            "checked. Name the layer with output_layer="
         )
     which = f"only its first {width} belong to heads" if outputs > width else "some have none"
     return layer, f"the heads need a layer with {needed}, and {has}: {which}"

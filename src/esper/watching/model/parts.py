@@ -102,7 +102,7 @@ def parts_of(
             of_groups[group] = {id(parameter) for parameter in module.parameters()}
     tied = _tied(models)
     parts, seen = [], set()
-    own: set[str] = set()  # groups with parameters of their own
+    own: set[str] = set()  # groups that own parameters
     taken: dict[str, tuple[str, str]] = {}  # a parameter of each group, and whose it is
     for model in models:
         for name, parameter in model.named_parameters():
@@ -138,8 +138,8 @@ def parts_of(
     for group, (name, owner) in taken.items():
         if group not in own:
             raise HeadsError(
-                f"group {group!r} has no parameter of its own: {name} belongs to group {owner!r}, "
-                f"which comes before it. Put {group!r} first, or let them share no parameter"
+                f"group {group!r} has no parameter left: {name} belongs to group {owner!r}, "
+                f"which comes first. Put {group!r} first, or give each parameter to one group only"
             )
     return parts
 

@@ -49,7 +49,7 @@ def ended(monkeypatch, tmp_path):
 
 @pytest.fixture
 def over(views, tmp_path):
-    """Return the view of a run that is over, in a folder of its own."""
+    """Return the view of a run that is over, in a new folder."""
     return views.view(kind=StatusKind.FINISHED, sentence="finished", directory=tmp_path / RUN)
 
 

@@ -1,4 +1,4 @@
-"""Sanctum as a process of its own: what it loads, and what it does to a run and a terminal."""
+"""Sanctum in a separate process: what it loads, and what it does to a run and a terminal."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A replay in a process of its own."""
+"""A replay in a separate process."""
 
 import asyncio
 import json

@@ -14,7 +14,7 @@ def searched(search):
         result = search.step()
         if result.is_over:
             return result
-    return pytest.fail("the search never came to an end")
+    return pytest.fail("the search did not end")
 
 
 def matching(text, wanted):

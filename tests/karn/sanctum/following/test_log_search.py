@@ -127,7 +127,7 @@ def searched(search, log):
         result = search.step()
         if result.is_over:
             return result
-    return pytest.fail("the search never came to an end")
+    return pytest.fail("the search did not end")
 
 
 @pytest.mark.parametrize("events_per_step", [3, 128, 400])

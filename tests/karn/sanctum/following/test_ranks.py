@@ -1,4 +1,4 @@
-"""A run whose ranks write stores of their own, read as one run."""
+"""A run whose ranks each write a store, read as one run."""
 
 import shutil
 import sqlite3

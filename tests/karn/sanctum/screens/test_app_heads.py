@@ -205,7 +205,7 @@ async def test_r_replays_the_incident_and_shows_what_was_found_in_place(
             "it spread",
         ):
             assert expected in text
-        # What was found is kept while other rows are looked at.
+        # The result is kept while other rows are selected.
         await pilot.press("end")
         await pilot.pause()
         assert "REPRODUCED" not in "\n".join(screen_text(app))

@@ -1,7 +1,7 @@
-"""Pictures of the Heads, Hosts and Decisions screens, each looked at and approved by eye.
+"""Approved pictures of the Heads, Hosts and Decisions screens.
 
 After a deliberate change: `uv run pytest tests/karn/sanctum/screens/test_app_screen_snapshots.py
---snapshot-update`, and look at the pictures again.
+--snapshot-update`, and review the new pictures.
 """
 
 import json

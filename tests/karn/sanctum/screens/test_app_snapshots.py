@@ -1,7 +1,7 @@
-"""Pictures of the whole screen, each looked at and approved by eye.
+"""Approved pictures of the whole screen.
 
 After a deliberate change: `uv run pytest tests/karn/sanctum/screens/test_app_snapshots.py
---snapshot-update`, and look at the pictures again.
+--snapshot-update`, and review the new pictures.
 """
 
 import math

@@ -204,7 +204,7 @@ def _array(where: str, read: Callable[[], Any]) -> np.ndarray:
     """Return what can be read as an array.
 
     Raises:
-        InvalidTaskError: it cannot be; audio and video, say, need decoders of their own.
+        InvalidTaskError: it cannot be read; audio and video, for example, need extra decoders.
     """
     from pyarrow import ArrowException
 

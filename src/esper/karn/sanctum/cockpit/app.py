@@ -118,7 +118,7 @@ class SanctumApp(App[Outcome]):
             complete=self._with_child,
         )
         self._lights = LightControls(self, clock, self._poller.poll_now)
-        # Each screen is a mode of its own, so it keeps its focus and scroll positions.
+        # Each screen is a separate mode of Textual, so it keeps its focus and scroll positions.
         for title, where in SCREENS.values():
             self.add_mode(title, partial(make_screen, where))
 

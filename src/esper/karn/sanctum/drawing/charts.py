@@ -1,4 +1,4 @@
-"""Charts of one line. Non-finite points are never dropped: they have signs of their own."""
+"""Charts of one line. Non-finite points are never dropped: special signs mark them."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence

@@ -38,7 +38,7 @@ def stage_sign(stage: int) -> str:
 
 
 def alpha_sign(alpha: float) -> str:
-    """Return alpha as a block of that height; a blank at 0; a sign of its own for NaN and Inf."""
+    """Return alpha as a block of that height; a blank at 0; a special sign for NaN and Inf."""
     kind = nonfinite_kind(alpha)
     if kind is not None:
         return NONFINITE_SIGNS[kind]

@@ -1,9 +1,9 @@
 """The event log: a bounded number of lines, kept by importance.
 
-Seeds change their stage hundreds of times per update. Their lines are on a shelf of their own, so
-that they do not displace lines about checkpoints and faults. Lines about latches are on another:
-each occurs once in a run, and no other line displaces it. Heartbeats are not events of the run, and
-have a shelf of their own as well.
+Lines are kept on several shelves, each with its own limit. Seeds change their stage hundreds of
+times per update; their lines have a separate shelf, so they do not displace lines about checkpoints
+and faults. Lines about latches have another: each occurs once in a run, and no other line displaces
+it. Heartbeats are not events of the run, and have a separate shelf, too.
 """
 
 from collections import Counter, deque
@@ -50,9 +50,9 @@ def oldest_missing(entries: Sequence[LogEntry]) -> int:
 
 
 def with_details(entries: Sequence[LogEntry]) -> list[tuple[LogEntry, int]]:
-    """Return the lines that are no details, each with its number of details.
+    """Return the lines that are not details, each with its number of details.
 
-    A detail whose leading line is missing counts as a line of its own.
+    A detail whose leading line is missing counts as an ordinary line.
     """
     leads = {entry.event_id for entry in entries if not entry.lead and entry.kind != _HEARTBEATS}
     details = Counter(one.lead for one in entries if one.lead and one.lead in leads)

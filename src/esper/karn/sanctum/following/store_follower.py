@@ -211,7 +211,7 @@ class StoreFollower:
     def _capsules(self) -> tuple[Incident, ...]:
         """Return the incidents kept on the disk."""
         capsules = self._records.capsules
-        if self._aggregator.lacks_capsule(capsules):  # written since the files were looked at?
+        if self._aggregator.lacks_capsule(capsules):  # written since the files were read?
             capsules = self._side_files.records().capsules
         return capsules
 

@@ -4,7 +4,8 @@
 those that a watched training loop logged, `episodes` the result of each episode, and the view
 `updates` joins figures and episodes. Rows are written in the transaction of their event; a store of
 an older version is filled from its events. SQLite has no NaN and stores NULL instead; a figure that
-is not measured is NULL, too. The tables by name have the class of a value in a column of its own.
+is not measured is NULL, too. `head_health` and `logged_figures` therefore have an extra column with
+the class of a value (finite, NaN, Inf).
 """
 
 import sqlite3

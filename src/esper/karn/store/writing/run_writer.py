@@ -1,4 +1,4 @@
-"""Writes a run's events into its store from a thread of its own, and never stops the training.
+"""Writes a run's events into its store from a separate thread, and never stops the training.
 
 `emit` encodes the event and puts it into a queue. The thread commits the queue every 200 ms, or at
 once when an event is durable. A new latch is written to `latches.jsonl` first. `emit` never raises
@@ -295,8 +295,8 @@ class RunWriter:
                         if len(self._queue) < _BATCH:
                             self._pause(COMMIT_SECONDS, for_close_only=False)
                         continue
-                # Only this thread can store events, so it must survive any error: no memory, a
-                # bug of its own.
+                # Only this thread can store events, so it must survive any error, such as
+                # exhausted memory or a bug in the writer.
                 except Exception as error:  # noqa: BLE001
                     self._note_failure(store, repr(error))
                 if is_last:

@@ -1,4 +1,4 @@
-"""What rank 0 says about the other ranks of a run, on the console and in the run's log."""
+"""Reports of rank 0 about the other ranks of a run, on the console and in the run's log."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,19 @@ def report_births(
     ranks: Ranks,
     log: RunLog,
 ) -> int:
-    """Say in rank 0 which other ranks saw what it did not see itself.
+    """Report, in rank 0, the sightings of other ranks that rank 0 did not see.
 
-    Each rank's store has what that rank saw. Every rank makes this call, or none.
+    Each rank's own sightings are in its store. Either every rank makes this call, or none does.
 
     Args:
         update: number of the update.
-        seen: what all ranks saw in it, causes first; not empty.
-        own: what this rank saw.
+        seen: sightings of all ranks in this update, causes first; not empty.
+        own: sightings of this rank.
         ranks: the ranks of the run.
         log: console and log of this rank.
 
     Returns:
-        The lowest rank that saw the first of `seen`: where it was born.
+        The lowest rank that saw `seen[0]`: the rank in which the fault began.
     """
     by_rank = ranks.by_rank(own)
     keys = [{key_of(each) for each in sightings} for sightings in by_rank]
@@ -44,7 +44,7 @@ def report_births(
 
 
 def use_one_state(agent: PPOAgent, ranks: Ranks | None, log: RunLog) -> None:
-    """Make sure that all ranks update the same weights, and report those that had others."""
+    """Make sure that all ranks update the same weights, and report ranks whose weights differed."""
     if ranks is None:
         return
     different = take_same_state(agent, ranks)
@@ -52,6 +52,6 @@ def use_one_state(agent: PPOAgent, ranks: Ranks | None, log: RunLog) -> None:
         names = ", ".join(ranks.names[rank] for rank in different)
         log.say(
             f"the weights of {counted(len(different), 'rank')} differed from those of rank 0 "
-            f"({names}): all go on with those of rank 0",
+            f"({names}): all ranks continue with those of rank 0",
             "warning",
         )

@@ -16,25 +16,26 @@ from esper.simic.ranks.collectives import Ranks, Share
 from esper.simic.telemetry.emitters import DecisionFigures
 from esper.tamiyo.acting import HostShare, Taken
 
-#: Transitions of one slot in a step: by its action, at the start and at the end of the slice.
+#: Most transitions of one slot in a step: one by the action, at the start and at the end of the
+#: slice.
 _MOST_PER_SLOT: Final = 3
 _EVENTS: Final = tuple(SeedEvent)
-#: Numbers that stand for a transition; a row of NaN stands for none.
+#: Numbers that encode a transition; a row of NaN means that there is none.
 _NUMBERS: Final = 6
 
 
 @dataclass(frozen=True)
 class HostStep:
-    """One step of some hosts: what they observed, what was decided, and what came of it.
+    """One step of some hosts: observations, decisions and results.
 
     Attributes:
-        observations: before the step. `[N, F]`
+        observations: observations before the step. `[N, F]`
         taken: the decision, on the device of the agent.
         figures: the decision, in the memory of the CPU.
         rewards, terminated, truncated: as the environment returned them. `[N]`
         final_values: the critic's value of the last observation of episodes that were cut off.
             `[N]`
-        info: of the environment, without `nonfinite`.
+        info: the environment's `info`, without `nonfinite`.
     """
 
     observations: Tensor
@@ -48,7 +49,7 @@ class HostStep:
 
 
 class HostSharing:
-    """All hosts of a batch, of which this process has some.
+    """All hosts of a batch; this process trains some of them.
 
     Args:
         hosts: number of hosts in the batch.
@@ -71,7 +72,7 @@ class HostSharing:
 
     @property
     def draws(self) -> HostShare | None:
-        """The place of the own hosts among all that the policy draws for; None if they are all."""
+        """Position of this process's hosts among those for which actions are drawn; None: all."""
         return None if self._ranks is None else HostShare(self.own.start, self.total)
 
     def step(self, own: HostStep) -> HostStep:
@@ -83,19 +84,23 @@ class HostSharing:
         return _step_of(rows, own.info, device)
 
     def learnable(self, own: np.ndarray) -> np.ndarray:
-        """Return the mask of all hosts whose episode an update may use, given that of the own."""
+        """Return the mask of all hosts whose episode an update may use.
+
+        Args:
+            own: this mask for the hosts of this process.
+        """
         if self._ranks is None:
             return own
         return self._ranks.gathered_hosts({"learnable": own}, self._share)["learnable"]
 
     def joined(self, own: list[NonfiniteSighting]) -> list[NonfiniteSighting]:
-        """Return the sightings of all processes, hosts before acting, causes first."""
+        """Return the sightings of all ranks: hosts before acting, causes first."""
         if self._ranks is None:
             return own
         return in_order(self._ranks.joined(own), HEAD_NAMES)
 
     def placed(self, own: list[NonfiniteSighting]) -> list[NonfiniteSighting]:
-        """Return the sightings of the own hosts with the number that each host has in the batch."""
+        """Return sightings of this process's hosts, with each host's number in the batch."""
         if self._share.is_copy:
             return []
         return [
@@ -183,7 +188,7 @@ def _coded(transitions: list[Transition], hosts: int) -> np.ndarray:
 
 
 def _decoded(coded: np.ndarray) -> list[Transition]:
-    """Return the transitions that `_coded` made numbers of, by host."""
+    """Return the transitions that `_coded` encoded, ordered by host."""
     found = []
     for host, place in np.argwhere(~np.isnan(coded[..., 0])).tolist():
         slot, blueprint, before, after, event = map(int, coded[host, place, :-1])

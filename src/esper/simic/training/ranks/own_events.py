@@ -1,4 +1,4 @@
-"""What a rank other than the first writes to its own store."""
+"""The events that ranks other than rank 0 write to their own stores."""
 
 from typing import Final
 
@@ -14,12 +14,12 @@ from esper.leyline.telemetry import (
 )
 from esper.simic.telemetry.emitters import EventWriter
 
-#: Events about a rank itself; all others are of the run, and rank 0 writes them for all hosts.
+#: Events about one rank. All other events are about the run; rank 0 writes them for all hosts.
 _OWN: Final = (RunStarted, PPOUpdatePayload, IncidentRecorded, HostsStalled, RunFinished)
 
 
 class OwnEvents:
-    """Writes the events that are about one rank itself, and drops those that rank 0 writes.
+    """Writes the events that are about this rank, and drops those that rank 0 writes.
 
     Args:
         writer: the writer of the rank's store.

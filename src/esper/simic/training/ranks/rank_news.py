@@ -1,4 +1,4 @@
-"""What the other ranks of a run report, as requests to this process."""
+"""Turns the reports of other ranks into requests to this process."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ from esper.simic.training.process.stopping import StopRequest
 
 
 class RankNews:
-    """A `Listener` of connections between ranks.
+    """The `Listener` of a training process.
 
-    A signal to this process is the only thing that interrupts its main thread, so each report that
-    ends training becomes one.
+    Only a signal to this process interrupts its main thread, so each report that ends training
+    becomes a signal.
 
     Args:
         stop: the requests of this process.
-        end_process: ends the process at once, given the reason, a sentence.
+        end_process: ends the process at once; its argument is a sentence with the reason.
     """
 
     def __init__(self, stop: StopRequest, end_process: Callable[[str], None]) -> None:
@@ -23,20 +23,20 @@ class RankNews:
         self._end_process = end_process
 
     def stop(self) -> None:
-        """Stop at once, since another rank was asked to."""
+        """Stop at once, because another rank was asked to stop."""
         self._interrupt()
 
     def write_checkpoint(self) -> None:
-        """Write a checkpoint, since another rank was asked for one."""
+        """Write a checkpoint, because another rank was asked for one."""
         self._stop.checkpoint_wanted = True
 
     def lost(self, sentence: str) -> None:
-        """Stop at once, since another rank ended."""
+        """Stop at once, because another rank ended."""
         self._stop.lost = sentence
         self._interrupt()
 
     def overdue(self, sentence: str) -> None:
-        """End the process, unless it is ending: its main thread waits for what never comes."""
+        """End the process unless it is already ending; its main thread does not respond."""
         if not self._stop.is_noticed:
             self._end_process(sentence)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run with several ranks: rank 0 writes and reads them, for all.
+"""Checkpoints of a run with several ranks: rank 0 writes and reads them for all ranks.
 
 Between two updates no host exists, and the ranks have the same policy, generators and counters. So
 one checkpoint is the state of all ranks, and it resumes with any number of them.
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 def load_for_all(
     folder: Path, device: torch.device, ranks: "Ranks | None"
 ) -> tuple[Checkpoint | None, list[PassedOver]]:
-    """Read the newest checkpoint that can be resumed from; all ranks read the file of rank 0.
+    """Load the newest checkpoint that can be resumed from; rank 0 reads it and sends it to all.
 
     Args:
-        folder: the run's checkpoints; only rank 0 reads it.
+        folder: folder of the run's checkpoints; only rank 0 reads it.
         device: device of the tensors.
         ranks: the ranks of the run; None for a process that trains alone.
 
     Returns:
-        As `load_latest`; checkpoints that were passed over only in rank 0.
+        As `load_latest`. The list of rejected checkpoints is empty in other ranks than rank 0.
 
     Raises:
-        CheckpointError: there are some, and none can be resumed from.
+        CheckpointError: there are checkpoints, but none can be resumed from.
     """
     if ranks is None:
         return load_latest(folder, device)
@@ -57,10 +57,10 @@ def load_for_all(
 
 
 class NotedCheckpoints(CheckpointWriter):
-    """The checkpoints of a rank that leaves writing them to rank 0."""
+    """Checkpoints in other ranks than rank 0: they only note what rank 0 writes."""
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Note that rank 0 writes it."""
+        """Note that rank 0 writes this checkpoint."""
         self._written = checkpoint.update
 
     def write_held(self) -> None:
@@ -68,7 +68,7 @@ class NotedCheckpoints(CheckpointWriter):
 
 
 def take_same_state(agent: "PPOAgent", ranks: "Ranks") -> list[int]:
-    """Compare the learning state of all ranks, and take that of rank 0 where they differ.
+    """Compare the learning state of all ranks; a rank whose state differs loads that of rank 0.
 
     Different processors may round differently, and a fault may change a weight in one rank alone.
 

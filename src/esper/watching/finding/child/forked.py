@@ -36,8 +36,8 @@ from esper.watching.guard import Guard
 
 #: Seconds after which a child is killed, because its second run may wait forever.
 LIMIT_S: Final = 60.0
-#: A child may take so many times as long as its minibatch did at first, on all cores and not
-#: traced, but never longer than `LONGEST_S`.
+#: Time limit of a child as a multiple of the minibatch's first run, which used all cores and was
+#: not traced; never more than `LONGEST_S`.
 _TIMES: Final = 20.0
 LONGEST_S: Final = 1800.0
 
@@ -53,7 +53,7 @@ class Apart:
     Attributes:
         not_again: why nothing is repeated from now on; empty if repetition is possible.
         failures: failures of the watch in a child; None in the training process.
-        minibatch_seconds: how long the minibatch took that is repeated.
+        minibatch_seconds: duration of the first run of the repeated minibatch.
     """
 
     def __init__(self, guard: Guard, models: Sequence[nn.Module], *, is_off: bool) -> None:
@@ -66,13 +66,13 @@ class Apart:
         """Return why no minibatch of any loop is repeated; empty if repetition is possible.
 
         Args:
-            has_library: whether code of a library around the minibatch is repeated, too.
+            has_library: whether the repetition also runs code of a library around the minibatch.
         """
         if self._is_off:
             return "repeating a minibatch is switched off"
         # Collective calls of a second run would block, or be matched with another step's calls.
         if has_partners() and (has_library or not computes_alone(self._models)):
-            return "training runs in several processes, and a second run would break their order"
+            return "training runs in several processes, and a second run would block the others"
         return self.not_again
 
     def is_in_child(self) -> bool:
@@ -136,7 +136,7 @@ def apart(
 
         def in_child() -> tuple[Explanation, RecordedMinibatch | None, list[Exception]]:
             failures = owner.apart.failures = []
-            with without_compiler(OperationTracer):  # which takes seconds to load
+            with without_compiler(OperationTracer):  # the compiler takes seconds to load
                 explanation = method(owner, *args, **kwargs)
             if explanation.origin is None and REFUSED:
                 explanation = replace(explanation, why_no_origin=f"its second run {REFUSED[0]}")
@@ -162,7 +162,7 @@ def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
     """Call a function in a forked child process, and return its result.
 
     Args:
-        function: what is called.
+        function: function to call.
         limit_s: seconds after which the child is killed.
 
     Raises:

@@ -56,7 +56,7 @@ def cut_off(kept: int) -> None:
 
 
 def _replace_descriptors(kept: int) -> None:
-    """Reopen files that are open for reading, so that the training's file position is not changed.
+    """Reopen files that are open for reading, to leave the training's file positions unchanged.
 
     All other descriptors, such as sockets, pipes and writable files, become the null device.
     """

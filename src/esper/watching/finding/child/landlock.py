@@ -1,4 +1,4 @@
-"""Denies a process all changes of files, by Linux's Landlock, also in code without audit events."""
+"""Denies a process all changes of files by Linux's Landlock, which also applies to C code."""
 
 import ctypes
 import os
@@ -8,7 +8,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # system calls, on a
 _GET_VERSION: Final = 1
 _NO_NEW_PRIVILEGES: Final = 38
 _PATH_BENEATH: Final = 1
-#: Rights by the version of Landlock that knows them: everything but reading.
+#: Denied rights, by the Landlock version that introduced them: everything except reading.
 _RIGHTS: Final = {
     1: 0x1FFF & ~(1 << 2 | 1 << 3),  # execute, write, remove and make; not read file or directory
     2: 1 << 13,  # link and rename across directories
@@ -33,10 +33,10 @@ class _Path(ctypes.Structure):
 
 
 def deny_changes() -> bool:
-    """Deny this thread and all that it starts every change of files, permanently.
+    """Deny this thread, and all threads and processes that it starts, to change files, permanently.
 
-    Where Landlock can, connections and signals to other processes are denied, too. What is open
-    stays usable, and the null device can be opened for writing.
+    If Landlock supports it, connections and signals to other processes are denied, too. Open files
+    stay usable, and the null device can be opened for writing.
 
     Returns:
         Whether the system supports it.

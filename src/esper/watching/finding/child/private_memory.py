@@ -1,8 +1,8 @@
 """Replaces shared memory of a forked child by private memory.
 
-Batches of DataLoader workers, tensors in shared memory, memory-mapped arrays, and the locks and
-semaphores of `multiprocessing` lie in memory that a fork does not copy. A second run would change
-them for all processes, and a child that is killed while it holds a lock would never release it.
+A fork does not copy the memory of batches of DataLoader workers, tensors in shared memory,
+memory-mapped arrays, and locks and semaphores of `multiprocessing`. A second run would change them
+for all processes, and a child that is killed while it holds a lock would never release it.
 """
 
 import ctypes
@@ -63,7 +63,7 @@ def make_memory_private() -> None:
     Its contents are kept. Memory of devices becomes inaccessible.
 
     Raises:
-        SharedMemoryError: there is too much of it, or the system refuses.
+        SharedMemoryError: there is too much shared memory, or a system call fails.
     """
     try:
         shared = list(_shared())
@@ -109,7 +109,7 @@ def _open_files() -> dict[_File, int]:
 
 
 def _map_file_again(one: _Mapping, descriptors: dict[_File, int]) -> bool:
-    """Map a file privately, so that a page is copied when it is written; return whether it was."""
+    """Map a file privately (copy on write); return whether this succeeded."""
     own = None
     try:
         if (descriptor := descriptors.get(one.file)) is None:

@@ -11,7 +11,7 @@ _NO_NEW_PRIVILEGES, _SET_FILTER, _FILTER_MODE = 38, 22, 2  # of prctl()
 _LOAD, _IS_EQUAL, _HAS_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06  # instructions of the filter
 _ALLOW: Final = 0x7FFF0000
 _DENY: Final = 0x00050000 | 13  # fails with EACCES
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in what the filter reads
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in the filter's input
 _CHANGING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -20,7 +20,7 @@ class _Calls:
     """Numbers of system calls on one architecture.
 
     Attributes:
-        architecture: of the audit system.
+        architecture: number of the architecture in Linux's audit system.
         opening: calls that open files, with the position of the argument that holds the flags.
         denied: calls that change files, connect, start programs or signal other processes.
     """
@@ -80,7 +80,7 @@ def deny_system_calls() -> bool:
 
 
 def _instructions(calls: _Calls) -> list[tuple[int, int, int, int]]:
-    """Return the filter: of each instruction its code, two distances to jump, and its value."""
+    """Return the filter's instructions: code, two jump distances, and value of each."""
     allow, deny = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _DENY)
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
