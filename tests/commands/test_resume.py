@@ -70,7 +70,10 @@ def test_a_run_of_another_machine_resumes_when_its_heartbeat_has_stopped(
     with pytest.raises(ConfigError, match="by process 99 on node-17: stop that first, or resume"):
         check()
     check(force=True)
-    assert "--force: resuming although process 99 on node-17 sent a heartbeat seconds ago" in reported[0]
+    assert (
+        "--force: resuming although process 99 on node-17 sent a heartbeat seconds ago"
+        in reported[0]
+    )
 
 
 def _forget_the_end(directory: Path) -> None:

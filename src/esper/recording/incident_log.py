@@ -93,7 +93,7 @@ class IncidentLog:
             self._log_skipped("at the end")
         elif self._repeats and not self._skipped:
             times = counted(self._repeats, "time")
-            _log.warning("%s", f"non-finite values were seen again {times} (run {self._run})" )
+            _log.warning("%s", f"non-finite values were seen again {times} (run {self._run})")
         if status == "halted":
             advice = f"what to do next: {incidents_command(self._run)}"
             _log.warning("%s", f"{self._rank}{reason}; {advice}")

@@ -39,6 +39,6 @@ class BoundedMemory(TorchDispatchMode):
             self._left -= size
             if self._left < 0:
                 raise IncidentError(
-                    "the capsule cannot be replayed: the model in its plan is larger than its weights"
+                    "the capsule cannot be replayed: its plan's model is larger than its weights"
                 )
         return func(*args, **(kwargs or {}))

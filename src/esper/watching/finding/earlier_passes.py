@@ -24,9 +24,7 @@ _GONE: Final = (
     "gradients are accumulated, and the last minibatch was finite when it was repeated: an earlier "
     "one broke, which is no longer available"
 )
-NOT_AGAIN: Final = (
-    "gradients are accumulated, and each minibatch was finite when it was repeated"
-)
+NOT_AGAIN: Final = "gradients are accumulated, and each minibatch was finite when it was repeated"
 
 
 class EarlierIsGoneError(CannotRunAgainError):

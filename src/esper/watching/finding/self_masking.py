@@ -47,8 +47,8 @@ class SelfMasking:
     """Decides whether the -inf in an output comes from the layer's own mask.
 
     For a subclass of `nn.Linear`, each call is checked: its output is computed without the mask.
-    For other classes, a call is repeated under the tracer when its output first has -inf, and then at
-    doubling intervals; in between, the last result is used.
+    For other classes, a call is repeated under the tracer when its output first has -inf, and then
+    at doubling intervals; in between, the last result is used.
     """
 
     def __init__(self) -> None:
