@@ -78,6 +78,8 @@ class Minibatch:
         bad_loss: kind of the loss in the backward pass; empty if it is finite.
         closure_rng: state of torch's generator before the last call of the step's closure, which
             computed the gradients; None if they were computed before the step.
+        had_finite_gradients: whether other gradients of the same backward pass, which were used
+            already, were finite.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
@@ -86,6 +88,7 @@ class Minibatch:
     norms: Sequence[Tensor] = ()
     bad_loss: str = ""
     closure_rng: Tensor | None = None
+    had_finite_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[F
 
 def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple[Found, ...]:
     evidence = _Evidence()
-    is_everything = True
+    is_everything = not minibatch.had_finite_gradients
     for part, gradient in zip(parts, minibatch.gradients, strict=True):
         if gradient is None or not gradient.numel():
             continue
