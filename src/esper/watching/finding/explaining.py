@@ -321,7 +321,24 @@ def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
     because the actions in the minibatch were drawn with them.
     """
     makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
-    return find_origin(makers, comes_first=_is_of_weights)
+    origin = find_origin(makers, comes_first=_is_of_weights)
+    return None if origin is None else _at_first_use(tracer, origin)
+
+
+def _at_first_use(tracer: OperationTracer, origin: Origin) -> Origin:
+    """Return an origin in a derivative of what came in non-finite at the operation that used it.
+
+    Its own result was finite: an infinite input only saturates a gate, for example.
+    """
+    operation = origin.operation
+    if operation.phase != "backward":
+        return origin
+    takers = [tracer.taker(poison) for poison in operation.poisons]
+    before = [one for one in takers if one is not None and one.number < operation.number]
+    if not before:
+        return origin
+    first = min(before, key=lambda one: one.number)
+    return Origin(first, (first, *origin.chain), origin.cause)
 
 
 def _is_of_weights(operation: Operation) -> bool:
