@@ -206,3 +206,21 @@ def test_a_standard_deviation_that_overflows_lights_its_dimension():
 
     assert {owner for owner, _, _ in found(watch)} == {"action[1]"}
     assert watch.troubles[0].explanation.origin.operation.base == "exp"
+
+
+def test_an_infinite_input_that_only_breaks_the_gradient_has_its_first_use():
+    torch.manual_seed(0)
+    model = nn.LSTM(4, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = [torch.randn(5, 2, 4) for _ in range(3)]
+    batches[1][2, 1, 3] = torch.inf
+    with Watch([model], [optimizer]) as watch:
+        for batch in batches:
+            optimizer.zero_grad()
+            model(batch)[0].square().mean().backward()
+            optimizer.step()
+    (trouble,) = watch.troubles
+    operation = trouble.explanation.origin.operation
+    assert operation.phase == "forward"
+    assert operation.outputs[0].first is None  # finite
+    assert trouble.explanation.origin.chain[-1].phase == "backward"

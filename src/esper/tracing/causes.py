@@ -46,9 +46,15 @@ def likely_cause(operation: Operation, injections: Sequence[str] = ()) -> str:
         return f"planted by a drill: {', '.join(injections)}"
     if operation.poisons:
         return poisoned(operation.poisons)
-    derivative = operation.autograd.removesuffix("0").removesuffix("Backward")
-    where = f", in the derivative of {derivative}" if derivative else ""
-    return _arithmetic(operation) + where
+    return _arithmetic(operation) + _where(operation)
+
+
+def _where(operation: Operation) -> str:
+    node, _, parameter = operation.autograd.partition(" of ")
+    if parameter and operation.phase == "step":
+        return f", in the step of {parameter}"
+    derivative = node.removesuffix("0").removesuffix("Backward")
+    return f", in the derivative of {derivative}" if derivative else ""
 
 
 def poisoned(poisons: Sequence[Poison]) -> str:

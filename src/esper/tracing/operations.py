@@ -139,7 +139,9 @@ class Operation:
     name: str  # name in torch, for example aten.exp.default
     phase: str  # "preparation", "forward", "backward" or "step"
     minibatch: int | None  # counted from 0; None before the first
-    autograd: str  # in a backward pass, the node of the autograd graph
+    # In a backward pass the node of the autograd graph; in a hook of a parameter's gradient, which
+    # may step with it, that node with the parameter's name.
+    autograd: str
     module: str
     place: Place
     inputs: tuple[TensorRange, ...]

@@ -59,8 +59,7 @@ class RecordedPlace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         file, line, function: the innermost source line outside of torch.
         loop, callers: see `Place`.
         module: the module of the model.
-        autograd: the node of the autograd graph, in a backward pass.
-        phase: "forward" or "backward".
+        autograd, phase: see `Operation`.
         code: text of the line; None while the code runs and its file can be read.
     """
 

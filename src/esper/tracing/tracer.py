@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +39,11 @@ from esper.tracing.operations import (
     setting_of,
     value_kind,
 )
+from esper.tracing.places import BACKWARD, is_in_hook, parameter_of, place_of
 from esper.tracing.recorded import OperationRecorder, RecordedPlace
 from esper.tracing.storages import KnownTensors, StorageRecord, storage_key
 
 _TORCH = str(Path(torch.__file__).parent)
-
-
-#: Code of the function that runs every backward pass.
-_BACKWARD: Final = torch.autograd.graph._engine_run_backward.__code__
 
 
 class OperationTracer(TorchDispatchMode):
@@ -116,12 +113,14 @@ class OperationTracer(TorchDispatchMode):
         self._forward: dict[int, tuple[Place, str]] = {}
         self._named: set[int] = set()  # modules, by id
         self._hooks: list[Any] = []
+        self._outer_task = -1  # of the backward pass in which tracing began
         self._names_arrays = names_arrays
         self._arrays = ArraysNamed(self._place, self._name_array)
         self.name_modules(model, model_name)
 
     def __enter__(self) -> Self:
         super().__enter__()
+        self._outer_task = torch._C._current_graph_task_id()
         if self._names_arrays:
             self._arrays.open()
         return self
@@ -181,7 +180,7 @@ class OperationTracer(TorchDispatchMode):
         if self._is_observing():
             return func(*args, **kwargs)
         self._count += 1
-        node = torch._C._current_autograd_node()
+        node = self._current_node()
         if node is None and self._called_at is None:
             self._remember_forward()
         inputs = list(by_part(named_tensors(func, args, kwargs), self._parts))
@@ -357,7 +356,7 @@ class OperationTracer(TorchDispatchMode):
         """Return whether an operation is called by detection, which only reads tensors."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and self._observers:
-            if frame.f_code is _BACKWARD:
+            if frame.f_code is BACKWARD:
                 return False  # training's own pass, although a watch calls it for training
             if frame.f_code.co_filename in self._observers:
                 return True
@@ -376,6 +375,13 @@ class OperationTracer(TorchDispatchMode):
         if self._called_at is not None:
             return self._called_at()
         place, module = self._located(node)
+        phase, derivative = self.phase, ""
+        if node is not None:
+            phase, derivative = "backward", node.name().rpartition("::")[2]
+            parameter = parameter_of(node)
+            if parameter is not None and is_in_hook(sys._getframe(1), self._is_skipped):
+                name = self._name(parameter).removeprefix("weight ")
+                phase, derivative = "step", f"{derivative} of {name}" if name else derivative
         return RecordedPlace(
             place.file,
             place.line,
@@ -383,9 +389,18 @@ class OperationTracer(TorchDispatchMode):
             place.loop,
             place.callers,
             module,
-            "" if node is None else node.name().rpartition("::")[2],
-            self.phase if node is None else "backward",
+            derivative,
+            phase,
         )
+
+    def _current_node(self) -> Any:
+        """Return the node of the autograd graph whose derivative is computed; None if none is.
+
+        A node whose hook began the tracing is none: nothing that is traced belongs to its pass.
+        """
+        if torch._C._current_graph_task_id() == self._outer_task:
+            return None
+        return torch._C._current_autograd_node()
 
     def _located(self, node: Any) -> tuple[Place, str]:
         """Return the source line and the module of the current operation."""
@@ -398,28 +413,11 @@ class OperationTracer(TorchDispatchMode):
 
     def _place(self) -> Place:
         """Return the innermost source line outside of torch and this module."""
-        frame: FrameType | None = sys._getframe(1)
-        inner: FrameType | None = None
-        callers: list[tuple[str, int]] = []
-        loop: tuple[str, int] | None = None
-        while frame is not None and loop is None:
-            code = frame.f_code
-            file = code.co_filename
-            if self._loop and code.co_name == self._loop:
-                loop = file, frame.f_lineno
-            if loop is not None or (file != __file__ and not self._is_plumbing(file)):
-                if inner is None:
-                    inner = frame
-                elif len(callers) < self._callers:
-                    callers.append((file, frame.f_lineno))
-                if not self._loop and len(callers) == self._callers:
-                    break
-            if inner is not None and file == self._called_from:
-                break
-            frame = frame.f_back
-        if inner is None:
-            return Place("", 0, "")
-        return Place(*_of(inner), loop=loop, callers=tuple(callers))
+        frame = sys._getframe(1)
+        return place_of(frame, self._is_skipped, self._loop, self._callers, self._called_from)
+
+    def _is_skipped(self, file: str) -> bool:
+        return file == __file__ or self._is_plumbing(file)
 
     @property
     def _module(self) -> str:
@@ -434,7 +432,3 @@ class OperationTracer(TorchDispatchMode):
 
         yield module.register_forward_pre_hook(enter)
         yield module.register_forward_hook(leave, always_call=True)
-
-
-def _of(frame: FrameType) -> tuple[str, int, str]:
-    return frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name

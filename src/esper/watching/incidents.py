@@ -124,7 +124,7 @@ class Incidents:
         norms = tuple(norm for _, norm in held.clips)
         gradients = held.gradients_of(self._parts)
         values = list(outputs), gradients, tuple(rngs), norms, held.bad_loss, closure_rng
-        minibatch = Minibatch(*values)
+        minibatch = Minibatch(*values, had_finite_gradients=held.had_finite_gradients)
         before = {**self._known_before, **self._known}
         known = {look: one for (when, look), one in before.items() if look and when == phase}
         try:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from esper.leyline.telemetry import SHARED
 from esper.leyline.text.sighting_words import nonfinite_kind
 from esper.watching.agreement import Reaction
 from esper.watching.checks.device_flags import DeviceFlags, ReadFlags
-from esper.watching.checks.held import HeldMinibatch, without_gradients
+from esper.watching.checks.held import HeldMinibatch, PutAside
 from esper.watching.checks.looks import is_finite
 from esper.watching.checks.owner_norms import OwnerNorms
 from esper.watching.checks.std_look import StdLook
@@ -24,7 +24,7 @@ from esper.watching.finding.explainer import Explainer
 from esper.watching.finding.repeater import Repeater
 from esper.watching.finding.self_masking import LayerCall, SelfMasking
 from esper.watching.guard import Guard
-from esper.watching.hooking.backward_pass import NoOptimizer, OwnLosses, is_finite_number, losses_in
+from esper.watching.hooking import backward_pass
 from esper.watching.hooking.closures import ClosureSteps
 from esper.watching.hooking.hooks import OwnOptimizers
 from esper.watching.incidents import Incidents
@@ -36,9 +36,6 @@ from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
 _STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
-_UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
-#: Its length in optimizer steps, where several ranks train: their clocks would differ.
-STEPS_OF_AN_UPDATE: Final = 16
 _LEFT_OUT: Final = 64  # number of steps skipped by a loss scaler that are checked
 
 
@@ -70,6 +67,7 @@ class MinibatchWatch:
         is_updating: whether all calls currently belong to an update.
         last_optimizer: the optimizer of the last step; None before.
         std: check of standard deviations while acting.
+        owner_norms: gradient norms of heads and groups in the current update.
         is_mine: returns whether an optimizer trains what is watched.
     """
 
@@ -108,8 +106,9 @@ class MinibatchWatch:
         self.finds_updates = finds_updates
         self._counts_updates = counts_updates
         self.has_optimizer = has_optimizer
-        self._no_optimizer = cast(torch.optim.Optimizer, NoOptimizer(self._parameters))
-        self._own_losses = OwnLosses(self._ids)
+        self._no_optimizer = backward_pass.no_optimizer(self._parameters)
+        self._own_losses = backward_pass.OwnLosses(self._ids)
+        self._in_backward = backward_pass.StepsInBackward()
         self._loss_told = 0  # number of the update in which a loss alone was explained last
         self.record = record
         self.held = HeldMinibatch()
@@ -120,9 +119,8 @@ class MinibatchWatch:
         self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
         self._acts = False  # at any time
         self._is_learning = False  # a minibatch was computed, and not stepped with
-        self._owner_norms = OwnerNorms(parts)
-        self._measured: Tensor | None = None  # by `_owner_norms`, in this update
-        self._put_aside: list[tuple[Tensor, Tensor | None]] = []
+        self.owner_norms = OwnerNorms(parts)
+        self._put_aside = PutAside()
         is_kept = reaction.changes_steps
         self._closures = ClosureSteps(self._look_in_closure, guard, is_kept=is_kept)
         self._began = time.monotonic()  # the minibatch
@@ -204,32 +202,30 @@ class MinibatchWatch:
         if self._explainer.seen is not None or self._ids.isdisjoint(map(id, parameters)):
             return
         with self._guard:
-            if not self.record.steps:
-                self._measure_owners()
+            if not self.record.steps and not backward_pass.is_inside_backward():
+                self.owner_norms.measure()
             if self._flags is not None:
                 self._note_gradients()
                 return
-            norm = local(norm)
-            self.held.clips.append((parameters, norm))
-            if not math.isfinite(norm.item()):
-                gradients = self.held.gradients_of(self._parts)
-                self.held.gradients = [
-                    None if one is None else one.detach().clone() for one in gradients
-                ]
+            self.held.hold_norm(parameters, local(norm), self._parts)
 
     def on_backward(self, tensors: Any, frame: FrameType) -> None:
         """Take note of a backward pass that is over: of its loss, and where it is the whole step.
 
         Without an optimizer nothing else shows where a minibatch ends.
         """
+        if self._in_backward.is_open and self._explainer.seen is None:
+            with self._guard:
+                self._end_steps_in_backward(tensors, frame)
+            return
         if self._repeater is not None:
             return
         is_bad = is_step = False
         with self._guard:
             is_looked_at = self._flags is not None or self._explainer.seen is not None
-            if self.has_optimizer and not is_looked_at and is_finite_number(tensors):
+            if self.has_optimizer and not is_looked_at and backward_pass.is_finite_number(tensors):
                 return
-            for loss in losses_in(tensors):
+            for loss in backward_pass.losses_in(tensors):
                 self._saw_loss(loss, frame)
             is_alone = not self.has_optimizer and self._explainer.seen is None
             is_step = is_alone and self._own_losses.has_any(tensors)
@@ -241,6 +237,16 @@ class MinibatchWatch:
                 self.on_step_over()
         if is_step and self._reaction.is_bad(is_bad):
             self._reaction.to_step(None)
+
+    def _end_steps_in_backward(self, tensors: Any, frame: FrameType) -> None:
+        """End the minibatch of a backward pass whose hooks took the steps."""
+        if self._repeater is None:
+            for loss in backward_pass.losses_in(tensors):
+                self._saw_loss(loss, frame)
+            if self.held.bad_loss and self.last_optimizer is not None:
+                self._explain_loss(self.last_optimizer, frame)
+        self._in_backward.end(self.record, self._flags)
+        self.on_step_over()
 
     def _saw_loss(self, loss: Tensor, frame: FrameType) -> None:
         if self._explainer.seen is not None:
@@ -262,7 +268,8 @@ class MinibatchWatch:
         # Inside of another step: the step of an optimizer that the other one wraps.
         if self._explainer.seen is not None or self._closures.is_inside(frame):
             return closure
-        self._count_step(optimizer)
+        if self._in_backward.is_first(self._begin_minibatch):
+            self._count_step(optimizer)
         if closure is not None:
             closure = self._closures.begin(optimizer, closure)
         if closure is None or self._closures.has_new_gradients():
@@ -291,9 +298,11 @@ class MinibatchWatch:
             ranks: other ranks for whose sake it is left out.
         """
         self.record.blamed_ranks.update(ranks)
-        self.record.skipped += 1
-        self.record.left_out += 1
-        self._put_aside += without_gradients(optimizer)
+        if not self.held.is_left_out:
+            self.held.is_left_out = True
+            self.record.skipped += 1
+            self.record.left_out += 1
+        self._put_aside.take(optimizer)
         self._closures.leave_out()
 
     def _count_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -309,18 +318,18 @@ class MinibatchWatch:
         """Return whether this step would use a non-finite value."""
         record = self.record
         if record.steps == 1:
-            self._measure_owners()
+            if self._in_backward.is_open:
+                self.owner_norms.add(optimizer.param_groups)
+            self.owner_norms.measure()
         if self._flags is not None:
-            if not self.held.clips:
+            if not self.held.is_noted:
                 self._note_gradients()
             return False
         held = self.held
         value = held.norm_of(optimizer)
         is_bad = value is not None and not math.isfinite(value)
         if value is not None and not is_bad:
-            record.norm_sum += value
-            record.norms += 1
-            record.norm_max = max(record.norm_max, value)
+            (self._in_backward.hold_norm if self._in_backward.is_open else record.add_norm)(value)
         bad_results = held.bad_results() if held.results else ()
         if not is_bad and not bad_results:
             if held.bad_loss:
@@ -379,46 +388,36 @@ class MinibatchWatch:
             known = {"optimizer": optimizer, "is_harmless": True}  # the step is not taken
             self._explain(stack, "update", only_if_harmful=True, **known)
 
-    def _measure_owners(self) -> None:
-        """Measure the gradients of heads and groups, once per update."""
-        if self._measured is None:
-            self._measured = self._owner_norms.measure()
-
     def read_flags(self, more: Tensor) -> tuple[ReadFlags, list[float]]:
         """Read the flags of the update that ends, and further numbers; see `DeviceFlags.read`."""
         assert self._flags is not None
         flags, further = self._flags.read(more)
         return self._masking.without_masks(flags), further
 
-    def take_measured(self) -> tuple[tuple[str, ...], Tensor | None]:
-        """Return heads and groups, and their gradient norms in the ending update."""
-        measured, self._measured = self._measured, None
-        return self._owner_norms.owners, measured
-
     def _note_gradients(self) -> None:
         """Add the gradients of this step to the flags on the device."""
         assert self._flags is not None
-        norms = self._flags.note_gradients(self._parameters, self.record.minibatch)
-        self.held.clips.append((self._parameters, norms))
+        if self._in_backward.is_open:
+            self._flags.hold_gradients(self._parameters)
+        else:
+            self._flags.note_gradients(self._parameters, self.record.minibatch)
+            self.held.is_noted = True
 
     def on_step_over(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Take note that the step was made, by an optimizer, or the one that is known."""
         if self._explainer.seen is not None or self._closures.is_open_for_other(optimizer):
             return
-        self.record.is_stepping = False
-        if self._put_aside:
-            for parameter, gradient in self._put_aside:
-                parameter.grad = gradient
-            self._put_aside.clear()
+        self._put_aside.put_back()
         self._closures.end()
+        if self._in_backward.is_open:  # the minibatch ends with the backward pass
+            self.held.forget_gradients()
+            self.held.had_finite_gradients |= not self.held.is_explained
+            return
+        self.record.is_stepping = False
         self._begin_minibatch()
         if not self.finds_updates or self._acts:
             return  # an update ends where acting begins
-        if self._counts_updates:
-            is_over = self.record.steps >= STEPS_OF_AN_UPDATE
-        else:
-            is_over = time.monotonic() - self.record.first_step_at > _UPDATE_SECONDS
-        if is_over:
+        if self.record.is_long(counts_steps=self._counts_updates):
             with self._guard:
                 self._end_update()
 

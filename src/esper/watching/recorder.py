@@ -3,9 +3,13 @@
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from esper.watching.finding.explaining import Explanation
+
+_UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
+#: Its length in optimizer steps, where several ranks train: their clocks would differ.
+_STEPS_OF_AN_UPDATE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,22 @@ class UpdateRecord:
         self.is_stepping = True
         if self.steps == 1:
             self.first_step_at = time.monotonic()
+
+    def is_long(self, *, counts_steps: bool) -> bool:
+        """Return whether it is long enough for a loop that shows no boundary.
+
+        Args:
+            counts_steps: whether its steps count, instead of its time.
+        """
+        if counts_steps:
+            return self.steps >= _STEPS_OF_AN_UPDATE
+        return time.monotonic() - self.first_step_at > _UPDATE_SECONDS
+
+    def add_norm(self, norm: float) -> None:
+        """Add the finite gradient norm of a step."""
+        self.norm_sum += norm
+        self.norms += 1
+        self.norm_max = max(self.norm_max, norm)
 
     def add_learning_time(self, since: float) -> None:
         """Add the time since a moment on the monotonic clock."""

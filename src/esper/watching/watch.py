@@ -407,7 +407,7 @@ class Watch:
     def _look_back(self, record: UpdateRecord) -> None:
         """Read the flags, and whether weights and optimizer state are finite, once per update."""
         looked_at = self._look.look(self._explainer.moments()).float()
-        owners, measured = self._minibatches.take_measured()
+        owners, measured = self._minibatches.owner_norms.take()
         if measured is not None:
             looked_at = torch.cat((looked_at, measured.to(looked_at.device)))
         if self._flags is None:

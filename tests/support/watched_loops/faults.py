@@ -73,7 +73,10 @@ def _weight_of_head(stage: Stage) -> Truth:
         stage.output.weight.data[element] = value
 
     stage.in_learning(plant)
-    return Truth((head,), (kind,), stage.where["output"], ("update", "acting"))
+    return Truth(
+        (head,), (kind,), stage.where["output"], ("update", "acting"),
+        needs_origin=_is_used_after_planting(stage),
+    )  # fmt: skip
 
 
 def _bias_of_head(stage: Stage) -> Truth:
@@ -85,7 +88,10 @@ def _bias_of_head(stage: Stage) -> Truth:
         stage.output.bias.data[row] = value
 
     stage.in_learning(plant)
-    return Truth((head,), (kind,), stage.where["output"], ("update", "acting"))
+    return Truth(
+        (head,), (kind,), stage.where["output"], ("update", "acting"),
+        needs_origin=_is_used_after_planting(stage),
+    )  # fmt: skip
 
 
 def _weight_of(part: str) -> Plant:
@@ -102,10 +108,19 @@ def _weight_of(part: str) -> Plant:
         stage.in_learning(plant_weight)
         return Truth(
             (weight[1],), (kind,), stage.where[part], ("update", "acting"),
-            needs_origin=part == "value" or kind == "nan",  # tanh(inf) is 1, its derivative 0
+            needs_origin=_is_used_after_planting(stage)
+            and (part == "value" or kind == "nan"),  # tanh(inf) is 1, its derivative 0
         )  # fmt: skip
 
     return plant
+
+
+def _is_used_after_planting(stage: Stage) -> bool:
+    """Return whether a weight planted between two steps is used by the second one in its update.
+
+    Where a loss scaler leaves some steps out, it may come after the last step.
+    """
+    return "scaled" not in stage.tags
 
 
 def _is_used_before_the_update_ends(stage: Stage) -> bool:
@@ -113,7 +128,7 @@ def _is_used_before_the_update_ends(stage: Stage) -> bool:
 
     Else it is seen in the weights, and no operation is known.
     """
-    return stage.steps_per_update > 1 and "scaled" not in stage.tags
+    return stage.steps_per_update > 1 and _is_used_after_planting(stage)
 
 
 def _moment(stage: Stage) -> Truth:
@@ -191,7 +206,10 @@ def _eps(stage: Stage) -> Truth | None:
         group["eps"] = 0.0
     if "supervised" in stage.tags:
         return Truth(
-            ("unused",), ("nan",), stage.where["unused"], needs_origin="scaled" not in stage.tags
+            ("unused",),
+            ("nan",),
+            stage.where["unused"],
+            needs_origin=_is_used_after_planting(stage),
         )
     if "dead" not in stage.tags:
         return None

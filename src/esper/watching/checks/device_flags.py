@@ -42,6 +42,7 @@ class DeviceFlags:
         self._parameters = torch.zeros(len(KINDS), parameters, dtype=torch.int32, device=device)
         self._losses: list[tuple[int, Tensor]] = []
         self._norms = torch.zeros(3, dtype=torch.float64, device=device)  # sum, largest, number
+        self._held: dict[int, Tensor] = {}  # norms of gradients by the parameter's number
 
     def note_output(self, output: Tensor, step: int) -> None:
         """Add an output of the layer, `[…, columns]`."""
@@ -54,13 +55,26 @@ class DeviceFlags:
         """Hold a scalar until the flags are read."""
         self._losses.append((step, loss.detach()))
 
-    def note_gradients(self, parameters: Sequence[Tensor], step: int) -> Tensor:
-        """Add the gradients of a step; return the norm of each, `[parameters]`."""
+    def note_gradients(self, parameters: Sequence[Tensor], step: int) -> None:
+        """Add the gradients of a step."""
+        self.hold_gradients(parameters)
+        self.note_held(step)
+
+    def hold_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Hold the first norms of a part of a step's gradients until all are noted."""
+        own = [n for n, parameter in enumerate(parameters) if parameter.grad is not None]
+        if own:
+            gradients = [local(one.grad) for one in parameters if one.grad is not None]
+            self._held = dict(zip(own, torch._foreach_norm(gradients), strict=True)) | self._held
+
+    def note_held(self, step: int) -> None:
+        """Add the norms that are held, those of all gradients of a step."""
+        if not self._held:
+            return
         zero = torch.zeros((), device=self._norms.device)
-        own = [local(p.grad) for p in parameters if p.grad is not None]
-        found = iter(torch._foreach_norm(own))
-        each = [zero if p.grad is None else next(found) for p in parameters]
+        each = [self._held.get(n, zero) for n in range(self._parameters.shape[1])]
         norms = torch.stack([norm.float() for norm in each])
+        self._held.clear()
         _note(self._parameters, torch.stack(_flags(norms)), step)
         total = torch.linalg.vector_norm(norms.double())
         finite = total.isfinite()
@@ -68,7 +82,6 @@ class DeviceFlags:
         self._norms[0] += total
         self._norms[1] = torch.maximum(self._norms[1], total)
         self._norms[2] += finite
-        return norms
 
     def read(self, more: Tensor) -> tuple["ReadFlags", list[float]]:
         """Return all flags and clear them. This waits for the device, once.

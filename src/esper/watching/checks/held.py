@@ -25,6 +25,9 @@ class HeldMinibatch:
         results: scalars that show whether a result is finite, such as sums of outputs and losses;
             with owner and quantity.
         bad_loss: kind of a non-finite loss whose backward pass was called; empty if none.
+        had_finite_gradients: whether steps were taken with finite gradients in this backward pass.
+        is_noted: whether the flags on the device have the gradients.
+        is_left_out: whether the watch skipped a step of it.
         is_explained: whether the minibatch is known to be bad.
         is_scaled: whether a loss scaler skips the step if gradients are not finite.
     """
@@ -33,12 +36,28 @@ class HeldMinibatch:
     gradients: list[Tensor | None] | None = None
     results: list[tuple[str, str, Tensor]] = field(default_factory=list)
     bad_loss: str = ""
+    had_finite_gradients: bool = False
+    is_noted: bool = False
+    is_left_out: bool = False
     is_explained: bool = False
     is_scaled: bool = False
 
+    def hold_norm(self, parameters: list[Tensor], norm: Tensor, parts: Sequence[Part]) -> None:
+        """Hold the norm of some gradients before they are clipped; if it is bad, all gradients.
+
+        Args:
+            parameters: their parameters.
+            norm: of the gradients.
+            parts: all parameters.
+        """
+        self.clips.append((parameters, norm))
+        if not math.isfinite(norm.item()):
+            own = self.gradients_of(parts)
+            self.gradients = [None if one is None else one.detach().clone() for one in own]
+
     def forget_gradients(self) -> None:
         """Clear gradients and their loss, because new gradients replace them."""
-        self.clips, self.gradients, self.bad_loss = [], None, ""
+        self.clips, self.gradients, self.bad_loss, self.is_noted = [], None, "", False
 
     def bad_results(self) -> tuple[Found, ...]:
         """Return the first non-finite result. This synchronises with the device once."""
@@ -96,18 +115,24 @@ class HeldMinibatch:
         return bool(gradients) and all(map(is_finite, gradients))
 
 
-def without_gradients(optimizer: torch.optim.Optimizer) -> list[tuple[Tensor, Tensor | None]]:
-    """Remove the gradients of an optimizer's parameters; then its step changes nothing.
+class PutAside:
+    """Gradients that are taken from an optimizer, so that its step changes nothing."""
 
-    Returns:
-        The parameters and their gradients.
-    """
-    taken: list[tuple[Tensor, Tensor | None]] = []
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            taken.append((parameter, parameter.grad))
-            parameter.grad = None
-    return taken
+    def __init__(self) -> None:
+        self._taken: list[tuple[Tensor, Tensor | None]] = []
+
+    def take(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the gradients of an optimizer's parameters."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self._taken.append((parameter, parameter.grad))
+                parameter.grad = None
+
+    def put_back(self) -> None:
+        """Give back all that were taken."""
+        for parameter, gradient in self._taken:
+            parameter.grad = gradient
+        self._taken.clear()
 
 
 def gradient_norm(gradients: list[Tensor]) -> Tensor:

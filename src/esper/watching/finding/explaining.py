@@ -78,6 +78,8 @@ class Minibatch:
         bad_loss: kind of the loss in the backward pass; empty if it is finite.
         closure_rng: state of torch's generator before the last call of the step's closure, which
             computed the gradients; None if they were computed before the step.
+        had_finite_gradients: whether other gradients of the same backward pass, which were used
+            already, were finite.
     """
 
     outputs: Sequence[tuple[Tensor | None, Tensor]]
@@ -86,6 +88,7 @@ class Minibatch:
     norms: Sequence[Tensor] = ()
     bad_loss: str = ""
     closure_rng: Tensor | None = None
+    had_finite_gradients: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def _evidence_in_outputs(heads: Sequence[Head], minibatch: Minibatch) -> tuple[F
 
 def _evidence_in_gradients(parts: Sequence[Part], minibatch: Minibatch) -> tuple[Found, ...]:
     evidence = _Evidence()
-    is_everything = True
+    is_everything = not minibatch.had_finite_gradients
     for part, gradient in zip(parts, minibatch.gradients, strict=True):
         if gradient is None or not gradient.numel():
             continue
@@ -318,7 +321,24 @@ def origin_in(tracer: OperationTracer, seen: Sequence[Tensor]) -> Origin | None:
     because the actions in the minibatch were drawn with them.
     """
     makers = [maker for tensor in seen for maker in tracer.makers(tensor)]
-    return find_origin(makers, comes_first=_is_of_weights)
+    origin = find_origin(makers, comes_first=_is_of_weights)
+    return None if origin is None else _at_first_use(tracer, origin)
+
+
+def _at_first_use(tracer: OperationTracer, origin: Origin) -> Origin:
+    """Return an origin in a derivative of what came in non-finite at the operation that used it.
+
+    Its own result was finite: an infinite input only saturates a gate, for example.
+    """
+    operation = origin.operation
+    if operation.phase != "backward":
+        return origin
+    takers = [tracer.taker(poison) for poison in operation.poisons]
+    before = [one for one in takers if one is not None and one.number < operation.number]
+    if not before:
+        return origin
+    first = min(before, key=lambda one: one.number)
+    return Origin(first, (first, *origin.chain), origin.cause)
 
 
 def _is_of_weights(operation: Operation) -> bool:

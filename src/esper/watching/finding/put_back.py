@@ -51,8 +51,9 @@ def everything_put_back(
 ) -> Iterator[None]:
     """Restore, at the end, all state that running a minibatch again may change.
 
-    This covers random number generators, gradients, buffers, modes of modules, and plain attributes
-    of objects (numbers, strings, lists, dictionaries; for modules also tensors).
+    This covers random number generators, gradients, weights that hooks of gradients may change,
+    buffers, modes of modules, and plain attributes of objects (numbers, strings, lists,
+    dictionaries; for modules also tensors).
 
     Args:
         models: the trained models.
@@ -72,6 +73,12 @@ def everything_put_back(
         for module in modules
         for name, buffer in module._buffers.items()
         if buffer is not None
+    ]
+    # Hooks that step inside the backward pass may change these.
+    stepped = [
+        (one, one._version, one.detach().clone())
+        for one in parameters
+        if one._post_accumulate_grad_hooks
     ]
     modes = [(module, module.training) for module in modules]
     shared = {id(one): one for each in variables if (one := gradient_state(each)) is not None}
@@ -102,12 +109,17 @@ def everything_put_back(
                     for name, value in attributes.items()
                 }
             )
-        with without_partners():
+        # In a hook of a backward pass, gradients are off.
+        is_inside = torch._C._current_graph_task_id() != -1
+        with without_partners(), torch.set_grad_enabled(is_inside or torch.is_grad_enabled()):
             yield
     finally:
         with ExitStack() as back:  # restore everything, even if one callback fails
             for parameter, gradient in gradients:
                 back.callback(setattr, parameter, "grad", gradient)
+            for parameter, version, weights in stepped:
+                if parameter._version != version:
+                    back.callback(parameter.data.copy_, weights)
             for parameter, is_trained in trained:
                 back.callback(parameter.requires_grad_, is_trained)
             for module, name, buffer in buffers:

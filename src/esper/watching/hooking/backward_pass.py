@@ -1,19 +1,22 @@
 """Checks at the end of a backward pass: the loss and, without an optimizer, the gradients."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 
+from esper.watching.checks.device_flags import DeviceFlags
 from esper.watching.finding.frames import frames_calling, is_plumbing
+from esper.watching.recorder import UpdateRecord
 
 _MOST_NODES = 100_000  # of a graph that are searched
+_NO_PASS: Final = -1  # autograd's number where no backward pass runs
 
 
-class NoOptimizer:
+class _NoOptimizer:
     """Represents the optimizer of a loop that changes the weights itself.
 
     Each of its backward passes counts as a step.
@@ -25,6 +28,11 @@ class NoOptimizer:
     def __init__(self, parameters: Sequence[Tensor]) -> None:
         self.param_groups: list[dict[str, Any]] = [{"params": list(parameters)}]
         self.state: dict[Tensor, Any] = {}
+
+
+def no_optimizer(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Return what stands for the optimizer of a loop that changes these parameters itself."""
+    return cast(torch.optim.Optimizer, _NoOptimizer(parameters))
 
 
 def losses_in(tensors: Any) -> list[Tensor]:
@@ -91,3 +99,50 @@ class OwnLosses:
             seen.add(node)
             queue += [following for following, _ in node.next_functions]
         return False
+
+
+class StepsInBackward:
+    """The optimizer steps that hooks of gradients take inside of a backward pass.
+
+    Those of one pass are one minibatch, and their norms are one norm.
+    """
+
+    def __init__(self) -> None:
+        self._pass = _NO_PASS
+        self._norms: list[float] = []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last step was in a backward pass that is not over."""
+        return self._pass != _NO_PASS
+
+    def is_first(self, begin: Callable[[], None]) -> bool:
+        """Note that a step begins; return whether it is the first of its minibatch.
+
+        Args:
+            begin: begins a minibatch. It is called if the end of the last pass was not seen.
+        """
+        before, self._pass = self._pass, torch._C._current_graph_task_id()
+        if before == _NO_PASS:
+            return True
+        if self._pass == before:
+            return False
+        begin()
+        return True
+
+    def hold_norm(self, norm: float) -> None:
+        """Hold the norm of the gradients of one step."""
+        self._norms.append(norm)
+
+    def end(self, record: UpdateRecord, flags: DeviceFlags | None) -> None:
+        """Note that the backward pass is over; add its norm to the update's record or flags."""
+        if flags is not None:
+            flags.note_held(record.minibatch)
+        elif self._norms:
+            record.add_norm(math.hypot(*self._norms))
+        self._norms, self._pass = [], _NO_PASS
+
+
+def is_inside_backward() -> bool:
+    """Return whether a hook of a backward pass is running."""
+    return torch._C._current_graph_task_id() != _NO_PASS

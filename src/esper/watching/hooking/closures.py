@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esper.watching.checks.held import without_gradients
+from esper.watching.checks.held import PutAside
 from esper.watching.finding.frames import frames_calling
 from esper.watching.guard import Guard
 from esper.watching.model.step_arguments import Closure
@@ -159,7 +159,7 @@ class _ClosureStep:
         if not self.is_left_out:
             self._look(self.optimizer, sys._getframe())
         if self.is_left_out:
-            without_gradients(self.optimizer)
+            PutAside().take(self.optimizer)
             # A line search may fail with a NaN: it is given the result of an earlier call, if any.
             self._results = self._results or [result]
             return self._results[0]
