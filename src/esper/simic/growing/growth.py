@@ -111,7 +111,9 @@ def grow(
             grow_hosts(env, player, number, seeds, limiters[number], on_step=on_step, say=say)
         )
     if limited := sum(each.limited_steps for each in limiters):
-        notes.append(f"in {counted(limited, 'step')} a seed was ruled out that would exceed a limit")
+        notes.append(
+            f"in {counted(limited, 'step')} a seed was ruled out that would exceed a limit"
+        )
     fold = _most_frequent(episodes)
     env, episode = envs[fold], episodes[fold]
     say(

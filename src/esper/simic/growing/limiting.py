@@ -28,7 +28,6 @@ class Limiter:
 
     Attributes:
         limited_steps: steps in which a limit ruled out a seed, over all hosts.
-        refused: germinations among them that were replaced by WAIT.
 
     Raises:
         GrowingError: a host without seeds already exceeds a limit.
@@ -45,7 +44,6 @@ class Limiter:
                 np.inf if limits.bytes is None else (limits.bytes - host.bytes) // _FLOAT,
             ]
         )
-        self.refused = 0
         self.limited_steps = 0
         self._parameters = most.min()
         self._multiply_adds = (
@@ -94,7 +92,7 @@ class Limiter:
         gated = (style == Style.GATED).astype(np.int64)
         fitting = fits[np.arange(len(actions)), slot, blueprint, gated]
         refused = (actions[:, _COLUMN["op"]] == Op.GERMINATE) & ~fitting
-        self.refused += int(refused.sum())
+        self.limited_steps += int(refused.sum())
         return np.where(refused[:, None], Op.WAIT, actions)
 
     def _fits(self, info: dict[str, Any]) -> np.ndarray:
