@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from esper.growth.environment.cohort import (
+    Cohort,
     added_ratio,
     begin_episodes,
     measure_finished,
@@ -17,6 +18,7 @@ from esper.growth.environment.cohort import (
     set_rng_seed,
 )
 from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.hosts.finished import FinishedNetwork, finished_network
 from esper.growth.hosts.lockstep import train_slice
 from esper.growth.hosts.minibatches import draw
 from esper.growth.hosts.plan import make_plan
@@ -98,23 +100,8 @@ def train_from_scratch(
         learning_rates: one for each slice; by default the rate of hosts throughout.
     """
     hosts = len(rng_seeds)
-    device = env.device
     train, validation, test = env.parts
-    cohort = new_cohort(
-        hosts,
-        env.host_shape,
-        samples=len(train),
-        batch=env.batch,
-        batches=env.batches,
-        device=device,
-        dtype=env.task.dtype,
-    )
-    for host, rng_seed in enumerate(rng_seeds):
-        set_rng_seed(cohort, host, int(rng_seed))
-    begin_episodes(cohort, np.arange(hosts), validation)
-    _set_fossilized(cohort.seeds, architecture)
-    for host, slot in np.argwhere(architecture.blueprint != EMPTY).tolist():
-        plant_seed(cohort.population, host, slot, int(architecture.blueprint[host, slot]), 1)
+    cohort = _begun(env, architecture, rng_seeds)
     plan = make_plan(cohort.population, cohort.seeds)
     ends = {name: np.zeros(hosts) for name in ("validation", "test")}
     for step in range(1, int(steps.max()) + 1):
@@ -137,6 +124,42 @@ def train_from_scratch(
         parameters=np.rint((1 + ratio) * env.host_parameters).astype(np.int64),
         multiply_adds=each_step * steps,
     )
+
+
+def initial_network(
+    env: GrowthVectorEnv, architecture: Architecture, rng_seed: int
+) -> FinishedNetwork:
+    """Return a network of one architecture before its first step.
+
+    Args:
+        env: environment with the task and training settings; its own hosts do not change.
+        architecture: of one network.
+        rng_seed: its random seed; the initial values are those of `train_from_scratch`.
+    """
+    cohort = _begun(env, architecture, [rng_seed])
+    return finished_network(cohort.population, cohort.seeds, 0)
+
+
+def _begun(env: GrowthVectorEnv, architecture: Architecture, rng_seeds: Sequence[int]) -> Cohort:
+    """Return hosts with FOSSILIZED seeds before their first step."""
+    hosts = len(rng_seeds)
+    train, validation, _ = env.parts
+    cohort = new_cohort(
+        hosts,
+        env.host_shape,
+        samples=len(train),
+        batch=env.batch,
+        batches=env.batches,
+        device=env.device,
+        dtype=env.task.dtype,
+    )
+    for host, rng_seed in enumerate(rng_seeds):
+        set_rng_seed(cohort, host, int(rng_seed))
+    begin_episodes(cohort, np.arange(hosts), validation)
+    _set_fossilized(cohort.seeds, architecture)
+    for host, slot in np.argwhere(architecture.blueprint != EMPTY).tolist():
+        plant_seed(cohort.population, host, slot, int(architecture.blueprint[host, slot]), 1)
+    return cohort
 
 
 def _set_fossilized(seeds: Seeds, architecture: Architecture) -> None:

@@ -8,7 +8,7 @@ values are PyTorch's own.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +52,7 @@ class PlainShape:
     @property
     def name(self) -> str:
         """The architecture in words."""
-        layer = "convolutions" if self._axes else "linear maps"
+        layer = "convolutions" if self.axes else "linear maps"
         return f"3 {layer} of {self.channels} channels, batch norm"
 
     @property
@@ -65,8 +65,8 @@ class PlainShape:
     def training_multiply_adds(self) -> int:
         """Multiply-adds of training on one sample, counted as for hosts."""
         forward = [
-            self.channels * inputs * kernel**self._axes * math.prod(positions)
-            for inputs, kernel, _, positions in self._layers()
+            self.channels * inputs * kernel**self.axes * math.prod(positions)
+            for inputs, kernel, _, positions in self.layers()
         ]
         unneeded = 0 if self.symbols else forward[0]  # the gradient of the inputs
         return 3 * (sum(forward) + self.channels * self.classes) - unneeded
@@ -74,13 +74,20 @@ class PlainShape:
     def module(self) -> nn.Sequential:
         """Return a new network; it maps inputs `[B, *input_shape]` to logits `[B, classes]`."""
         made: list[nn.Module] = [_Symbols(self.symbols, self.channels)] if self.symbols else []
-        for inputs, kernel, stride, _ in self._layers():
+        for inputs, kernel, stride, _ in self.layers():
             made += [
                 self._mapping(inputs, kernel, stride),
-                nn.BatchNorm2d(self.channels) if self._axes == 2 else nn.BatchNorm1d(self.channels),
+                nn.BatchNorm2d(self.channels) if self.axes == 2 else nn.BatchNorm1d(self.channels),
                 nn.ReLU(),
             ]
         return nn.Sequential(*made, _PositionMean(), nn.Linear(self.channels, self.classes))
+
+    def within(self, fits: Callable[["PlainShape"], bool]) -> "PlainShape | None":
+        """Return the widest network of this kind that fits; None if not even the narrowest does."""
+        widest = None
+        while fits(wide := replace(self, channels=1 if widest is None else widest.channels + 1)):
+            widest = wide
+        return widest
 
     def resized(self, parameters: int) -> "PlainShape":
         """Return the network with the width that is nearest to a number of parameters."""
@@ -90,22 +97,23 @@ class PlainShape:
         return min((narrow, wide), key=lambda each: abs(each.parameters - parameters))
 
     @property
-    def _axes(self) -> int:
+    def axes(self) -> int:
+        """Position axes of the features: 0, 1 or 2."""
         return 1 if self.symbols else len(self.input_shape) - 1
 
-    def _layers(self) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
+    def layers(self) -> Iterator[tuple[int, int, int, tuple[int, ...]]]:
         """Yield input channels, kernel, stride and output positions of each layer."""
         inputs = self.channels if self.symbols else self.input_shape[0]
         positions = self.input_shape if self.symbols else self.input_shape[1:]
-        for kernel, stride in _LAYERS[self._axes]:
+        for kernel, stride in _LAYERS[self.axes]:
             positions = window_positions(positions, kernel, stride, kernel // 2)
             yield inputs, kernel, stride, positions
             inputs = self.channels
 
     def _mapping(self, inputs: int, kernel: int, stride: int) -> nn.Module:
-        if self._axes == 0:
+        if self.axes == 0:
             return nn.Linear(inputs, self.channels, bias=False)  # the norm has a shift
-        convolution = nn.Conv1d if self._axes == 1 else nn.Conv2d
+        convolution = nn.Conv1d if self.axes == 1 else nn.Conv2d
         return convolution(
             inputs, self.channels, kernel, stride=stride, padding=kernel // 2, bias=False
         )

@@ -26,6 +26,7 @@ from esper.simic.evaluation.baseline_names import DEFAULT_BASELINES, SEARCHES, p
 from esper.simic.requests import (
     EvaluationError,
     GrowingError,
+    Limits,
     check_evaluation,
     check_growing,
     check_onnx,
@@ -34,7 +35,7 @@ from esper.simic.requests import (
 
 if TYPE_CHECKING:
     from esper.simic.evaluation.contest import Evaluation
-    from esper.simic.growing.growth import Grown
+    from esper.simic.growing.records import Grown
     from esper.simic.training.trained_policy import TrainedPolicy
 
 #: Name of the policy that is included in the package; accepted in place of a run.
@@ -115,11 +116,16 @@ def grow(
     rng_seed: int = 0,
     steps: int | None = None,
     onnx: bool = False,
+    finish: bool = True,
+    limits: Limits | None = None,
     progress: CommandProgress | NoProgress = NO_PROGRESS,
 ) -> "Grown":
     """Let a trained policy grow networks, and write the best one as an ordinary PyTorch module.
 
-    On CPU, with the same number of threads, the same arguments give bitwise the same network.
+    The grown network, its host without growth, the same architecture from scratch and a plain
+    network of equal size are trained to convergence. The best in validation is written, or a
+    smaller one that is as good. On CPU, with the same number of threads and no limit of minutes,
+    the same arguments give bitwise the same network.
 
     Args:
         task: the name of a task, for example `"npz:waves.npz"`.
@@ -130,6 +136,9 @@ def grow(
         rng_seed: random seed.
         steps: number of steps to grow; by default as in the training of the policy.
         onnx: whether to write `model.onnx` too; needs the `onnx` extra.
+        finish: whether to train to convergence and compare; otherwise the grown network is written
+            as it is when growing ends.
+        limits: what the network may cost.
         progress: progress reporter; also receives warnings about the checkpoint.
 
     Raises:
@@ -140,6 +149,9 @@ def grow(
     directory = Path(out)
     check_task(parse_task_name(task))
     check_growing(hosts, rng_seed, steps)
+    limits = limits or Limits()
+    if not finish and limits.price:
+        raise GrowingError("--price chooses among finished networks: leave out --no-finish")
     if onnx:
         check_onnx()
     place = locate_policy(_folder(run_dir), _text(policy))
@@ -148,6 +160,7 @@ def grow(
 
     with new_folder(directory), progress:
         from esper.simic.growing import growth as growing  # loads torch
+        from esper.simic.growing import writing
         from esper.simic.growing.growth_card import write_card
 
         trained = _loaded(place, progress)
@@ -158,6 +171,8 @@ def grow(
                 num_hosts=hosts,
                 rng_seed=rng_seed,
                 steps=steps,
+                limits=limits,
+                finishes=finish,
                 say=progress.say,
                 report=progress.report,
             )
@@ -166,8 +181,8 @@ def grow(
                 f"cannot write a network into the folder for temporary files: {error.strerror}"
             ) from error
         try:
-            difference = growing.write_checked(grown, directory)
-            onnx_difference = growing.write_onnx_checked(grown, directory) if onnx else None
+            difference = writing.write_checked(grown, directory)
+            onnx_difference = writing.write_onnx_checked(grown, directory) if onnx else None
             write_card(grown, difference, directory, onnx_difference)
         except OSError as error:
             raise GrowingError(f"cannot write into {directory}: {error.strerror}") from error

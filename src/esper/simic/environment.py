@@ -9,8 +9,12 @@ from esper.growth.environment.divided import DividedHosts
 from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.environment.host_process import SilenceListener
 from esper.growth.environment.reward import RewardSettings
+from esper.growth.hosts.minibatches import fitting_batch
 from esper.growth.tasks.task import Task
 from esper.simic.config import ConfigError, TrainingConfig
+
+#: Samples in a minibatch of hosts where there is enough data.
+BATCH = 50
 
 
 def resolve_device(name: str) -> torch.device:
@@ -27,12 +31,20 @@ def resolve_device(name: str) -> torch.device:
 
 
 def make_environment(
-    config: TrainingConfig, num_hosts: int, device: torch.device
+    config: TrainingConfig, num_hosts: int, device: torch.device, task: Task | None = None
 ) -> GrowthVectorEnv:
-    """Return an environment with that many hosts, without automatic resets."""
-    return GrowthVectorEnv(
-        num_hosts, autoreset_mode=AutoresetMode.DISABLED, **_settings(config, device)
-    )
+    """Return an environment with that many hosts, without automatic resets.
+
+    Args:
+        config: the settings.
+        num_hosts: number of hosts.
+        device: device of the hosts.
+        task: the task, if it is already loaded. The minibatches of a small task are smaller then.
+    """
+    settings = _settings(config, device)
+    if task is not None:
+        settings |= {"task": task, "batch": fitting_batch(len(task.train), BATCH)}
+    return GrowthVectorEnv(num_hosts, autoreset_mode=AutoresetMode.DISABLED, **settings)
 
 
 def divide_hosts(

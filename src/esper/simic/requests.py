@@ -1,7 +1,9 @@
 """Checks of the arguments of evaluation and growing, made before torch is loaded."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -81,6 +83,39 @@ def check_growing(num_hosts: int, rng_seed: int, steps: int | None) -> None:
         raise GrowingError(f"--seed must be 0 or more, not {rng_seed}")
     if steps is not None and steps < 1:
         raise GrowingError(f"--steps must be at least 1, not {steps}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a network may cost; None is no limit.
+
+    Attributes:
+        parameters: number of parameters.
+        bytes: bytes of its weights.
+        multiply_adds: of its forward pass of one sample.
+        minutes: time for growing and finishing.
+        price: accuracy that a network must win for each doubling of the ungrown host's parameters.
+
+    Raises:
+        GrowingError: a number is out of its range.
+    """
+
+    parameters: int | None = None
+    bytes: int | None = None
+    multiply_adds: int | None = None
+    minutes: float | None = None
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "bytes", "multiply_adds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                option = f"--max-{name.replace('_', '-')}"
+                raise GrowingError(f"{option} must be at least 1, not {value}")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise GrowingError(f"--minutes must be above 0, not {self.minutes:g}")
+        if not 0 <= self.price < math.inf:
+            raise GrowingError(f"--price must be 0 or more, not {self.price:g}")
 
 
 def check_onnx() -> None:

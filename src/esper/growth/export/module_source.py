@@ -8,7 +8,7 @@ numbers, so nothing needs to be installed for it, and unlike a pickle it cannot 
 """
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -48,19 +48,49 @@ def load(path: str | Path = Path(__file__).with_name("weights.safetensors")) -> 
 
 def module_source(network: FinishedNetwork, task: Task) -> str:
     """Return the source of a module that computes what the network does, from raw samples."""
-    shape = network.shape
     layers = _layers(network)
     needs = frozenset().union(*(layer.needs for layer in layers.values()))
-    symbols = shape.kind == "transformer"
-    about = [
-        f"A network that grew on the task {_quoted(short_name(task))}, written by Esper.",
+    return network_document(
+        "A network that grew on" if network.seeds else "A network for",
+        network.parameters,
+        task,
+        [f"self.{name} = {layer.source}" for name, layer in layers.items()],
+        list(_computation(network)),
+        helpers="".join(f"\n{text}" for helper, text in HELPERS.items() if helper in needs),
+        about="The network and how it grew." if network.seeds else "The network.",
+    )
+
+
+def network_document(
+    title: str,
+    parameters: int,
+    task: Task,
+    construction: Sequence[str],
+    computation: Sequence[str],
+    *,
+    helpers: str = "",
+    about: str = "The network.",
+) -> str:
+    """Return the source of a module from its parts.
+
+    Args:
+        title: what it is, before "the task".
+        parameters: number of parameters.
+        task: the task of the network.
+        construction: lines of `__init__` that make the layers.
+        computation: lines of `forward` from the standardised samples or symbols `x` on.
+        helpers: source of classes that the layers use.
+        about: docstring of the network.
+    """
+    description = [
+        f"{title} the task {_quoted(short_name(task))}, written by Esper.",
         "",
-        f"It has {network.parameters:,} parameters and takes {_takes(task)}.",
+        f"It has {parameters:,} parameters and takes {_takes(task)}.",
         "CLASSES[n] is the label of output n"
-        + (": the character that follows the sample." if symbols else "."),
+        + (": the character that follows the sample." if task.vocabulary else "."),
     ]
     lines = [
-        '"""' + "\n".join(textwrap.fill(line, 97) for line in about),
+        '"""' + "\n".join(textwrap.fill(line, 97) for line in description),
         '"""',
         "",
         "import json",
@@ -73,27 +103,19 @@ def module_source(network: FinishedNetwork, task: Task) -> str:
         f"CLASSES = {_classes(task)}",
         "",
     ]
-    source = "\n".join(lines)
-    for helper, text in HELPERS.items():
-        source += f"\n{text}" if helper in needs else ""
-    source += '\n\nclass Network(nn.Module):\n    """The network and how it grew."""\n\n'
+    source = "\n".join(lines) + helpers
+    source += f'\n\nclass Network(nn.Module):\n    """{about}"""\n\n'
     source += "    def __init__(self) -> None:\n        super().__init__()\n"
-    source += textwrap.indent("\n".join(_construction(layers, task)), " " * 8)
+    source += textwrap.indent("\n".join([*_standardisation(task), *construction]), " " * 8)
     source += "\n\n    def forward(self, inputs: torch.Tensor) -> torch.Tensor:\n"
-    source += f'        """Return the logits, [B, {shape.classes}]."""\n'
-    source += textwrap.indent("\n".join(_computation(network, task)), " " * 8)
+    source += f'        """Return the logits, [B, {task.classes}]."""\n'
+    source += textwrap.indent("\n".join([*_samples(task), *computation]), " " * 8)
     return source + "\n\n" + _LOAD
 
 
 def module_state(network: FinishedNetwork, task: Task) -> dict[str, torch.Tensor]:
     """Return the weights of that module by name: float32, or float64 where digits would be lost."""
-    state = {}
-    if task.standardisation is not None:
-        by_channel = (-1, *(1,) * network.shape.axes)
-        dtype = torch.float64 if task.standardisation.needs_float64 else torch.float32
-        for name in ("mean", "std"):
-            values = torch.tensor(getattr(task.standardisation, name), dtype=dtype)
-            state[name] = values.view(by_channel)
+    state = standardisation_state(task)
     state |= {name: tensor.float() for name, tensor in network.host.items()}
     layers = _layers(network)
     for seed in network.seeds:
@@ -101,6 +123,19 @@ def module_state(network: FinishedNetwork, task: Task) -> dict[str, torch.Tensor
         if seed.gate is not None:
             state |= _seed_state(_gate_name(seed), layers, seed.gate)
     return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def standardisation_state(task: Task) -> dict[str, torch.Tensor]:
+    """Return the mean and std that are part of a network; nothing if samples are used as is."""
+    scale = task.standardisation
+    if scale is None:
+        return {}
+    by_channel = (-1, *(1,) * (len(task.input_shape) - 1))
+    dtype = torch.float64 if scale.needs_float64 else torch.float32
+    return {
+        name: torch.tensor(values, dtype=dtype).view(by_channel)
+        for name, values in (("mean", scale.mean), ("std", scale.std))
+    }
 
 
 def _seed_state(
@@ -153,39 +188,45 @@ def _layers(network: FinishedNetwork) -> dict[str, ModuleText]:
     return layers
 
 
-def _construction(layers: dict[str, ModuleText], task: Task) -> Iterator[str]:
-    if task.standardisation is not None:
-        axes = len(task.input_shape) - 1
-        size = ", ".join(map(str, (task.input_shape[0], *(1,) * axes)))
-        dtype = ""
-        yield "# of the training data, in each channel"
-        if task.standardisation.needs_float64:
-            yield "# float32 would round samples before the mean is subtracted"
-            dtype = ", dtype=torch.double"
-        yield f'self.register_buffer("mean", torch.zeros({size}{dtype}))'
-        yield f'self.register_buffer("std", torch.ones({size}{dtype}))'
-    for name, layer in layers.items():
-        yield f"self.{name} = {layer.source}"
+def _standardisation(task: Task) -> Iterator[str]:
+    """Yield the lines of `__init__` that hold the standardisation."""
+    if task.standardisation is None:
+        return
+    axes = len(task.input_shape) - 1
+    size = ", ".join(map(str, (task.input_shape[0], *(1,) * axes)))
+    dtype = ""
+    yield "# of the training data, in each channel"
+    if task.standardisation.needs_float64:
+        yield "# float32 would round samples before the mean is subtracted"
+        dtype = ", dtype=torch.double"
+    yield f'self.register_buffer("mean", torch.zeros({size}{dtype}))'
+    yield f'self.register_buffer("std", torch.ones({size}{dtype}))'
 
 
-def _computation(network: FinishedNetwork, task: Task) -> Iterator[str]:
-    """Yield the lines of `forward`."""
+def _samples(task: Task) -> Iterator[str]:
+    """Yield the lines of `forward` that turn raw samples into standardised ones, or symbols."""
+    if task.vocabulary:
+        yield "x = inputs.long()"
+        return
+    scale = task.standardisation
+    precise = scale is not None and scale.needs_float64
+    samples = {
+        "none": "inputs.unsqueeze(1)",
+        "last": "inputs.movedim(-1, 1)",
+        "first": "inputs",
+    }[task.channel_axis]
+    yield f"x = {samples}.{'double' if precise else 'float'}()"
+    if scale is not None:
+        standard = "(x - self.mean) / self.std"
+        yield f"x = ({standard}).float()" if precise else f"x = {standard}"
+
+
+def _computation(network: FinishedNetwork) -> Iterator[str]:
+    """Yield the lines of `forward` after the standardisation."""
     shape = network.shape
     by_slot = {seed.slot: seed for seed in network.seeds}
     if shape.symbols:
-        yield "x = self.embedding(inputs.long()) + self.position.weight"
-    else:
-        scale = task.standardisation
-        precise = scale is not None and scale.needs_float64
-        samples = {
-            "none": "inputs.unsqueeze(1)",
-            "last": "inputs.movedim(-1, 1)",
-            "first": "inputs",
-        }[task.channel_axis]
-        yield f"x = {samples}.{'double' if precise else 'float'}()"
-        if scale is not None:
-            standard = "(x - self.mean) / self.std"
-            yield f"x = ({standard}).float()" if precise else f"x = {standard}"
+        yield "x = self.embedding(x) + self.position.weight"
     for number, slot in enumerate(SLOT_CHOICES):
         block = f"self.block{number}(x)"
         yield f"x = {block}" if shape.symbols else f"x = F.relu({block})"

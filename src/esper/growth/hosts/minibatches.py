@@ -7,9 +7,22 @@ import numpy as np
 from esper.growth.hosts.randomness import Stream, generator
 from esper.leyline.errors import EsperError
 
+#: A minibatch is at most this share of a small training part, but has at least so many samples.
+_SHARE, _FEWEST = 4, 8
+
 
 class SliceSizeError(EsperError, ValueError):
-    """A minibatch is larger than the training part of the task."""
+    """The training part of the task has no samples."""
+
+
+def fitting_batch(samples: int, most: int) -> int:
+    """Return the samples in a minibatch for a training part of a size.
+
+    Args:
+        samples: samples in the training part.
+        most: samples in a minibatch where there is enough data.
+    """
+    return max(1, min(most, samples, max(_FEWEST, samples // _SHARE)))
 
 
 @dataclass
@@ -17,11 +30,13 @@ class MinibatchOrder:
     """The position of every host in its training data.
 
     The samples are shuffled for each pass; a remainder that does not fill a minibatch is left out.
+    Where even one minibatch is larger than the training part, minibatches span several passes.
     Random seed and position determine everything; the rest is cached for speed.
 
     Attributes:
         samples: samples in the training part.
-        usable: samples in one pass: a whole number of minibatches.
+        usable: samples in one pass: a whole number of minibatches, or all if there are fewer than
+            in a minibatch.
         rng_seeds: random seed of each host. `[N]`
         position: samples drawn since the host was initialised. `[N]`
         order: the present pass of each host and the following ones that a slice can reach, end to
@@ -50,13 +65,11 @@ def new_order(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOr
         batches: minibatches in a slice.
 
     Raises:
-        SliceSizeError: there is not enough data for a minibatch.
+        SliceSizeError: there is no data.
     """
-    usable = samples // batch * batch
-    if usable == 0:
-        raise SliceSizeError(
-            f"a minibatch of {batch} needs {batch} training samples and the task has {samples}"
-        )
+    if samples < 1:
+        raise SliceSizeError("the training part of the task has no samples")
+    usable = samples // batch * batch or samples
     passes = 1 + -(-batch * batches // usable)
     return MinibatchOrder(
         samples=samples,

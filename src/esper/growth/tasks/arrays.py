@@ -18,8 +18,10 @@ from esper.growth.tasks.standardising import (
 )
 from esper.growth.tasks.task import ChannelAxis, InvalidTaskError, Task
 
-#: Minimum of training samples: two minibatches of the default size.
-LEAST_TRAINING = 100
+#: Minimum of training samples for each class, on average.
+LEAST_OF_A_CLASS = 2
+#: Samples for each class, on average, below which it is said that the figures are uncertain.
+_FEW_OF_A_CLASS = 20
 #: Kinds of samples; by default chosen by the shape of a sample.
 Kind = Literal["vector", "signal", "image"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -101,10 +103,11 @@ def task_of_arrays(
         }
     )
     training = samples["train"]
-    if len(training) < LEAST_TRAINING:
+    if len(training) < LEAST_OF_A_CLASS * len(classes.names):
         raise InvalidTaskError(
             f"{name} has {len(training)} samples for training, without those for validation and "
-            f"test: it needs at least {LEAST_TRAINING}"
+            f"test: {len(classes.names)} classes need at least "
+            f"{LEAST_OF_A_CLASS * len(classes.names)}"
         )
     check_values_differ(training)
     standardisation = standardisation_of(training)
@@ -127,6 +130,7 @@ def task_of_arrays(
             *constant_channels(training),
             *far_values(samples),
             *_missing_classes(samples, classes.names),
+            *_few_samples(samples, len(classes.names)),
         ),
     )
 
@@ -240,6 +244,17 @@ def _with_channels(inputs: np.ndarray, axis: ChannelAxis) -> np.ndarray:
     if axis == "none":
         return inputs[:, None]
     return np.moveaxis(inputs, -1, 1) if axis == "last" else inputs
+
+
+def _few_samples(samples: dict[str, Samples], classes: int) -> list[str]:
+    """Return a sentence if classes are so small that accuracies are uncertain."""
+    count = len(samples["train"]) + len(samples["validation"])
+    if count >= _FEW_OF_A_CLASS * classes:
+        return []
+    return [
+        f"there are only {counted(count, 'sample')} of {classes} classes for training and "
+        "validation, so accuracies are uncertain"
+    ]
 
 
 def _missing_classes(samples: dict[str, Samples], names: tuple[str, ...]) -> list[str]:

@@ -7,8 +7,9 @@ from esper.growth.tasks.task import Task
 def summary_lines(task: Task) -> list[str]:
     """Return the lines that are shown before training."""
     classes = counted(task.classes, "class", "classes")
+    samples = sum(len(part) for part in (task.train, task.validation, task.test))
     return [
-        f"{task.name}: {task.description or _shape(task)}; {classes}",
+        f"{task.name}: {samples:,} {task.description or _shape(task)}; {classes}",
         f"{_parts(task)}; {largest_class(task)}",
         *(f"note: {note}" for note in task.notes),
     ]

@@ -248,7 +248,7 @@ def _constant(arena: Arena, agents: Agents) -> Contestant:
         recorder = PlanRecorder(player)
         others = arena.further_seeds(len(arena.batches[0]))
         played = arena.run("", recorder, [others], first=len(arena.batches), report=arena.turns.at)
-        plan, count = recorder.most_frequent(played)
+        plan, count = recorder.most_frequent(played.architecture)
         arena.turns.finish(f"{count} of {len(others)} hosts: {plan_words(plan)}")
         spent += float(played.outcomes.multiply_adds.sum()) / len(agents.players)
         what = f"{plan_words(plan)}; {count} of {len(others)} other hosts of the agent"

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from esper.growth.from_scratch import Architecture
 from esper.growth.hosts.seeds import EMPTY
 from esper.leyline.heads import (
     ALPHA_TARGETS,
@@ -22,7 +23,7 @@ from esper.leyline.heads import (
     TEMPO_STEPS,
     Op,
 )
-from esper.simic.evaluation.arena import Decide, Played, Player
+from esper.simic.evaluation.arena import Decide, Player
 
 _COLUMN = {name: column for column, name in enumerate(HEAD_NAMES)}
 _OF_A_SEED = ("slot", "blueprint", "style", "tempo", "alpha_target")
@@ -157,7 +158,7 @@ class PlanRecorder:
 
         return decide
 
-    def most_frequent(self, played: Played) -> tuple[Plan, int]:
+    def most_frequent(self, architecture: Architecture) -> tuple[Plan, int]:
         """Return the most frequent plan of all recorded hosts, and how many followed it.
 
         Two hosts follow the same plan if the same seeds were germinated in the same order and
@@ -165,9 +166,9 @@ class PlanRecorder:
         not part of a plan.
 
         Args:
-            played: results of the recorded episodes.
+            architecture: of the networks that the recorded episodes ended with.
         """
-        stays = played.architecture.blueprint != EMPTY
+        stays = architecture.blueprint != EMPTY
         plans = []
         for host, seeds in enumerate(self._seeds):
             kept = [seed for slot, seed in seeds.items() if stays[host, slot]]

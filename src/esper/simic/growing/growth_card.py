@@ -11,8 +11,15 @@ from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES
 from esper.leyline.task_names import parse_task_name
 from esper.leyline.text.plurals import counted
 from esper.leyline.version import VERSION
-from esper.simic.growing.growth import Grown, Measured
 from esper.simic.growing.growth_picture import growth_picture
+from esper.simic.growing.growth_table import (
+    NAME_WIDTH,
+    comparison_lines,
+    final_accuracies,
+    result_lines,
+    when_growing_ended,
+)
+from esper.simic.growing.records import Grown
 
 CARD_NAME, PICTURE_NAME = "card.md", "growth.svg"
 
@@ -42,34 +49,23 @@ def growth_card(grown: Grown, difference: float, onnx_difference: float | None =
 
     Args:
         grown: the network.
-        difference: largest difference of any logit between the written module and the host.
+        difference: largest difference of any logit between the written module and the network.
         onnx_difference: that of the ONNX file; None if there is none.
     """
     task = grown.task
+    is_grown = grown.written in ("grown", "scratch")
     lines = [
-        f"# A network grown on {short_name(task)}",
+        f"# A network {'grown on' if is_grown else 'for'} {short_name(task)}",
         "",
-        f"Grown by the policy `{grown.policy.name}` in {counted(grown.steps, 'step')} of "
+        f"The policy `{grown.policy.name}` grew networks in {counted(grown.steps, 'step')} of "
         f"{grown.samples} training samples, with random seed {grown.rng_seed}. {_chosen(grown)} "
         f"Made with Esper {VERSION}.",
         "",
-        f"![How it grew]({PICTURE_NAME})",
-        "",
-        "|  | parameters | validation | test | multiply-adds of training |",
-        "|---|--:|--:|--:|--:|",
-        _row("**this network**", grown.result),
-        _row("the same host without growth, same random seed", grown.without_growth),
-        _row("this architecture, trained from scratch", grown.from_scratch),
-        f"| always predicting the largest class | | {task.validation.largest_class:.3f} | "
-        f"{task.test.largest_class:.3f} | |",
-        "",
-        f"Accuracy on {len(task.validation):,} validation samples, which the policy used, and on "
-        f"{len(task.test):,} test samples, which were not used for any choice. Multiply-adds "
-        "count the forward and backward passes of the host and all its seeds, pruned ones "
-        "included.",
-        "",
+        *(f"**{line}**\n" for line in _headlines(grown)),
+        *comparison_lines(grown),
         *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
         *(line for note in task.notes for line in (f"Note: {note}.", "")),
+        *(line for note in grown.notes for line in (f"Limit: {note}.", "")),
         "## How to use it",
         "",
         f"`{SOURCE_NAME}` and `{WEIGHTS_NAME}` need only torch:",
@@ -77,19 +73,24 @@ def growth_card(grown: Grown, difference: float, onnx_difference: float | None =
         *_snippet(task),
         "",
         f"Inputs are {_inputs(task)}. {_meaning(task)} The module was run on the whole test part "
-        f"and its logits differ from those of the grown network by at most {difference:.1e}.",
+        f"and its logits differ from those of the network in memory by at most {difference:.1e}.",
         "",
         *_about_onnx(onnx_difference),
         "## Architecture",
         "",
-        f"A {grown.network.shape.kind} host of three blocks with "
-        f"{grown.network.shape.channels} channels, with these seeds after its blocks:",
-        "",
-        *_seeds(grown),
+        *_architecture(grown),
         "",
         "## How it grew",
         "",
+        *(() if is_grown else ("This is about the grown network, which was not written.", "")),
+        f"![How it grew]({PICTURE_NAME})",
+        "",
+        *when_growing_ended(grown),
         *_events(grown),
+        "",
+        "## What the policy decided, and why",
+        "",
+        *grown.decisions,
     ]
     return "\n".join(lines) + "\n"
 
@@ -97,41 +98,43 @@ def growth_card(grown: Grown, difference: float, onnx_difference: float | None =
 def growth_summary(grown: Grown) -> str:
     """Return the result of growing in a few lines."""
     seeds = ", ".join(f"{seed.blueprint} ({seed.slot})" for seed in grown.network.seeds)
-    others = (("without growth", grown.without_growth), ("from scratch", grown.from_scratch))
     lines = [
         f"grew on {short_name(grown.task)} in {counted(grown.steps, 'step')}: "
         f"{seeds or 'no seed was fossilized'}",
-        *(
-            f"{name:<15} {each.parameters:>8,} parameters, accuracy {each.validation_accuracy:.3f} "
-            f"in validation, {each.test_accuracy:.3f} in test"
-            for name, each in (("this network", grown.result), *others)
-        ),
-        f"{'largest class':<15} {'':>20} accuracy {grown.task.validation.largest_class:.3f} "
-        f"in validation, {grown.task.test.largest_class:.3f} in test",
+        *result_lines(grown),
+        f"{'largest class':<{NAME_WIDTH}} {'':>20} accuracy "
+        f"{grown.task.validation.largest_class:.3f} in validation, "
+        f"{grown.task.test.largest_class:.3f} in test",
+        *(f"written: {line}" for line in _headlines(grown)),
+        *(f"limit: {note}" for note in grown.notes),
     ]
     return "\n".join([*lines, *growth_warnings(grown)])
 
 
+def _headlines(grown: Grown) -> list[str]:
+    """Return which of the finished networks is written, and why."""
+    return [] if grown.comparison is None else [grown.comparison.reason]
+
+
 def growth_warnings(grown: Grown) -> list[str]:
     """Return a sentence for each simpler network that is as good in validation."""
-    result = grown.result.validation_accuracy
+    result, without = final_accuracies(grown)
     warnings = []
-    if result <= grown.task.validation.largest_class:
+    if max(result, without if grown.written == "host" else result) <= (
+        grown.task.validation.largest_class
+    ):
         warnings.append(
             "This network is no better in validation than always predicting the largest class."
         )
-    if grown.without_growth.validation_accuracy >= result:
-        warnings.append(_no_help(grown))
+    if without >= result:
+        warnings.append(_no_help(grown, without, result))
     return warnings
 
 
-def _no_help(grown: Grown) -> str:
-    without, result = (
-        measured.validation_accuracy for measured in (grown.without_growth, grown.result)
-    )
+def _no_help(grown: Grown, without: float, result: float) -> str:
     sentence = (
         f"Growth did not help here: validation accuracy is {without:.3f} without it and "
-        f"{result:.3f} in this network."
+        f"{result:.3f} in the grown network."
     )
     trained_on = parse_task_name(grown.policy.config.task).short
     if trained_on == short_name(grown.task):
@@ -145,19 +148,27 @@ def _no_help(grown: Grown) -> str:
 def _chosen(grown: Grown) -> str:
     count = len(grown.rivals)
     if count == 1:
-        return "It is the only network that was grown."
+        return "Only one network grew." if not _folds(grown) else "One grew in each fold."
     return (
-        f"It is the best of {count} networks by validation accuracy (minimum "
+        f"The grown network is the best of {count} networks by validation accuracy (minimum "
         f"{grown.rivals.min():.3f}, mean {grown.rivals.mean():.3f}, maximum "
         f"{grown.rivals.max():.3f})."
     )
 
 
-def _row(name: str, measured: Measured) -> str:
-    return (
-        f"| {name} | {measured.parameters:,} | {measured.validation_accuracy:.3f} | "
-        f"{measured.test_accuracy:.3f} | {measured.multiply_adds:.2e} |"
-    )
+def _folds(grown: Grown) -> bool:
+    return grown.comparison is not None and grown.comparison.folds > 1
+
+
+def _architecture(grown: Grown) -> list[str]:
+    shape = grown.network.shape
+    host = f"A {shape.kind} host of three blocks with {shape.channels} channels"
+    if grown.written == "plain":
+        assert grown.comparison is not None
+        return [f"A plain network: {grown.comparison.chosen.about}."]
+    if grown.written == "host":
+        return [f"{host}, without seeds."]
+    return [f"{host}, with these seeds after its blocks:", "", *_seeds(grown)]
 
 
 def _snippet(task: Task) -> list[str]:

@@ -9,7 +9,7 @@ from html import escape
 
 from esper.leyline.heads import BLUEPRINT_CHOICES, SLOT_CHOICES, Stage
 from esper.simic.axis import Axis
-from esper.simic.growing.growth import Grown
+from esper.simic.growing.records import Grown
 
 _WIDTH, _LEFT, _RIGHT = 900, 84, 870
 _TOP, _BOTTOM = 44, 244  # edges of the curve

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from esper.growth.tasks.arrays import LEAST_TRAINING
 from esper.growth.tasks.splitting import LARGEST_VALIDATION
 from esper.growth.tasks.task import InvalidTaskError, Split, Task
 from esper.leyline.task_names import TaskName
@@ -21,6 +20,8 @@ CONTEXT, LARGEST_CONTEXT = 32, 512
 LARGEST_VOCABULARY = 256
 #: Windows in a part, at most; those of a longer text begin further apart.
 LARGEST_TRAINING, LARGEST_TEST = 50_000, 5_000
+#: Minimum of windows in the training part: two minibatches of the default size.
+LEAST_TRAINING = 100
 #: Channels of a host: few, so that growth can help.
 CHANNELS = 16
 # Shares of the text from its beginning: validation and test are what comes after.

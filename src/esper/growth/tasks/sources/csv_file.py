@@ -58,6 +58,9 @@ def load_csv(name: TaskName) -> Task:
         arrays.get("test"),
         arrays.get("validation"),
         kind=kind_of(name),
+        notes=()
+        if "label" in name.options
+        else (f"the classes are in the column {label!r}; label=COLUMN names another",),
     )
 
 
