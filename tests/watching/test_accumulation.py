@@ -85,7 +85,7 @@ def test_a_minibatch_that_is_gone_is_said_to_be_gone(model, optimizer):
     (trouble,) = watch.troubles
     assert trouble.explanation.origin is None
     assert "gradients are accumulated" in trouble.explanation.why_no_origin
-    assert "nothing is left" in trouble.explanation.why_no_origin
+    assert "no longer available" in trouble.explanation.why_no_origin
 
 
 def test_training_goes_on_as_if_nothing_was_repeated(model, optimizer):
