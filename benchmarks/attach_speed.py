@@ -84,7 +84,7 @@ def measure(directory: Path) -> None:
     print(f"one update back, median         {median(back)}")
     observer.go_to(None)
     looks = [seconds_of(lambda: observer(time.time())) for _ in range(50)]
-    print(f"a look, nothing new, median     {median(looks)}")
+    print(f"a poll, nothing new, median     {median(looks)}")
     view = observer(time.time())
     frames = [seconds_of(lambda: render_once(view, 120)) for _ in range(20)]
     print(f"a frame as text, median         {median(frames)}")

@@ -1,4 +1,4 @@
-"""Whether detection misses, invents or misnames anything: random faults beside clean updates.
+"""Whether detection misses, invents or misnames faults: random faults, and clean updates.
 
     uv run python benchmarks/detection_campaign.py [--cases 10000] [--seed 0] [--only NUMBER]
 

@@ -1,4 +1,4 @@
-"""CPU share of Sanctum beside a busy run, in its own terminal.
+"""CPU share of Sanctum while it shows a busy run, in its own terminal.
 
 A process writes a run like `esper ppo` (16 hosts, the same number of events per second). Sanctum is
 opened over it in a pseudo-terminal, and its processor time is measured on each screen and at each
@@ -67,7 +67,7 @@ def write(directory: Path, steps_per_second: float) -> None:
 
 @contextmanager
 def running(*command: str) -> Iterator[psutil.Process]:
-    """Run a program beside this one, and end it."""
+    """Run a program in parallel to this one, and end it."""
     process = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -128,7 +128,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def print_shares(screens: Sequence[str], sizes: Sequence[str], rate: float, seconds: float) -> None:
-    """Print Sanctum's share of a core beside a writer of a number of steps per second."""
+    """Print Sanctum's share of a core while a writer adds a number of steps per second."""
     with TemporaryDirectory() as folder:
         directory = Path(folder) / "20260101-000000-busy"
         directory.mkdir()
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--size", nargs="+", default=SIZES, metavar="COLUMNSxLINES")
     parser.add_argument("--rate", type=float, default=RATE, help="steps per second of the run")
     parser.add_argument("--seconds", type=float, default=10.0, help="to measure each for")
-    parser.add_argument("--training", action="store_true", help="measure training beside it")
+    parser.add_argument("--training", action="store_true", help="measure training, too")
     parser.add_argument("--turns", type=int, default=1, help="with --training: pairs of pairs")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

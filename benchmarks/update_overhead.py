@@ -203,7 +203,7 @@ def without_detection(agent: PPOAgent) -> Iterator[None]:
 
 
 def measure(size: Size, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Return the seconds of each variant, and its ratios to the plain update beside it."""
+    """Return the seconds of each variant, and its ratios to the plain update measured with it."""
     agent = agent_of(size)
     rollout = rollout_of(agent, size)
     ours_check, no_check = agent.finite_check, NoCheck(agent.loss_scale)

@@ -5,7 +5,7 @@
     esper runs && sanctum
 
 `--break-at STEP` gives one observation a NaN, `--break-rewards-at STEP` every reward from there on.
-RLlib then replaces the gradients that are NaN by zeros, and training goes on without learning.
+RLlib then replaces the gradients that are NaN by zeros, and training continues without learning.
 """
 
 import argparse

@@ -190,7 +190,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-#: Each kind of file, what looks at it, and what that may raise.
+#: Each kind of file, its readers, and the exceptions that they may raise.
 FILES = {
     "checkpoints/update-000003.pt": (look_at_checkpoint, CheckpointError),
     "config.toml": (look_at_config, ConfigError),

@@ -31,7 +31,7 @@ SETTINGS = (
     "--ppo-epochs", "1", "--inject", "op:inf@1", "--inject", "slot:nan@3",
 )  # fmt: skip
 VICTIMS = ("trainer", "worker", "reader")
-#: A reader that never stops by itself.
+#: A reader that runs until it is killed.
 READING = "import sys; from pathlib import Path\n"
 READING += "from esper.karn.sanctum.following.follower import RunFollower\n"
 READING += "while True: RunFollower(Path(sys.argv[1])).catch_up()"

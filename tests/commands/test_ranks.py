@@ -119,7 +119,7 @@ def test_a_killed_rank_ends_the_run_and_a_restart_goes_on_bit_for_bit(
     ranks.wait_for("\nupdate 1 ")
     run = find_run(tmp_path / "runs")
     assert checkpoints_in(run / "checkpoints") == []
-    ranks.signal(1, signal.SIGUSR1)  # a checkpoint of rank 0, and training goes on
+    ranks.signal(1, signal.SIGUSR1)  # a checkpoint of rank 0, and training continues
     wait_until(lambda: checkpoints_in(run / "checkpoints"), "a checkpoint")
     written = checkpoint_of(run).update
     ranks.wait_for(f"\nupdate {written + 2} ")

@@ -57,7 +57,7 @@ def written(run, payloads, faults):
 
 
 def is_lit_or_unknown(run):
-    """Return whether a look at the run some time later does not call its light dark."""
+    """Return whether a later reading of the run does not show its light as off."""
     frame = RunFollower(run).poll(time.time() + 60)
     return frame.snapshot.tamiyo.head_inf_latch["op"] or frame.doubt.lights is not None
 

@@ -41,7 +41,8 @@ def free_port() -> int:
 
 def end_fork_server() -> None:
     """End the process that the ranks are forked from; tests that count children see it, too."""
-    # There is no public function: by itself it ends with this process, and unloads PyTorch.
+    # There is no public function to stop it. Otherwise it ends when this process does, and unloads
+    # PyTorch.
     pid = forkserver._forkserver._forkserver_pid
     if pid is not None:
         os.kill(pid, signal.SIGKILL)

@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 class Scale(nn.Module):
-    """What a convolution of each channel alone is where there are no positions."""
+    """The counterpart of a depthwise convolution for features without positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class Collector:
         self.durable: list[Payload] = []
 
     def emit(self, payload: Payload, *, durable: bool = False) -> None:
-        assert durable, "an update must be committed before the process goes on"
+        assert durable, "an update must be committed before the process continues"
         self.durable.append(payload)
 
 

@@ -89,7 +89,7 @@ class Policy(nn.Module):
         self.critic = nn.Linear(64, 1)
 
 
-FOREIGN = "no part of the watched model"
+FOREIGN = "not part of the watched model"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whose fault it is and what it is called: heads, groups and variables at the first operation."""
+"""The owner and the name of a fault: heads, groups and variables at the first operation."""
 
 import contextlib
 

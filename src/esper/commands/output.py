@@ -30,7 +30,7 @@ def print_report(
     """Print a report on standard output, or on another console.
 
     Args:
-        report: what Rich can render. A string, such as JSON, is printed as it is.
+        report: an object that Rich can render. A string, such as JSON, is printed unchanged.
         console: where to print; standard output by default.
         wraps_in_pipes: whether lines are wrapped to 80 columns where standard output is no
             terminal and COLUMNS is not set.

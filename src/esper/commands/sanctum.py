@@ -37,7 +37,10 @@ def sanctum_parser() -> argparse.ArgumentParser:
     add_run_dir(parser)
     _add_look(parser)
     parser.add_argument(
-        "--at", type=whole_number, metavar="UPDATE", help="show the run as it was after this update"
+        "--at",
+        type=whole_number,
+        metavar="UPDATE",
+        help="show the state of the run after this update",
     )
     parser.add_argument("--once", action="store_true", help="print one frame as text and exit")
     parser.add_argument(

@@ -78,7 +78,7 @@ class EsperCallback(Callback):
         self._attached.enter_context(_followed(trainer, pl_module, self.watch, batches))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Check the gradients and the loss; when `Optimizer.step` is called is too early."""
+        """Check the gradients and the loss; hooks of `Optimizer.step` would run too early."""
         if self.watch is not None:
             is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
             self.watch.before_step(optimizer, is_scaled=is_scaled)

@@ -69,7 +69,7 @@ def plan_of(capsule: WatchedCapsule) -> OnPolicyPlan:
 
 
 def rebuild(capsule: WatchedCapsule, plan: OnPolicyPlan) -> Any:
-    """Return the algorithm as it was when the update began, or while it acted.
+    """Return the algorithm with its state at the start of the update, or while it acted.
 
     Raises:
         IncidentError: the library is missing, or the parts of the capsule do not fit together.

@@ -22,7 +22,7 @@ _MOST_VALUES = 1_000_000
 _DEEPEST = 32
 #: Maximum size in bytes of all expanded tensors in a file, as if each element had its own memory.
 _MOST_EXPANDED = 256 << 20
-#: Keys of the dictionary that stands for an expanded tensor.
+#: Keys of the dictionary that encodes an expanded tensor.
 _COMPACT, _SHAPE = "compact tensor", "expanded to"
 
 

@@ -37,7 +37,7 @@ def feeding(
 
 
 def is_poison(number: Scalar, call: DispatchedCall) -> bool:
-    """Return whether a number among the arguments can make the result non-finite by itself."""
+    """Return whether a number among the arguments alone can make the result non-finite."""
     if math.isfinite(number.value) or number.name in _MAY_BE_INFINITE:
         return False
     return not (call.base == "masked_fill" and number.value == -math.inf)

@@ -16,7 +16,7 @@ _SOFTMAXES: Final = (
     *("softmax", "log_softmax", "logsumexp", "safe_softmax", "sparse_softmax", "logcumsumexp"),
     *("masked_softmax", "scaled_dot_product", "efficient_attention", "flash_attention"),
 )
-#: What the names of poisons begin with that are no known tensor.
+#: Beginning of the names of poisons that are not a known tensor.
 CONSTANT: Final = "the constant "
 ARRAY: Final = "the NumPy array given to "
 LIST: Final = "the list given to "

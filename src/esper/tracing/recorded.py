@@ -179,7 +179,7 @@ class OperationRecorder:
             )
         except NotRecordedError as error:
             self.give_up(str(error))
-        except Exception as error:  # noqa: BLE001 - the repetition goes on without a recording
+        except Exception as error:  # noqa: BLE001 - the repetition continues without a recording
             self.give_up(f"recording failed: {type(error).__name__}: {error}")
 
     def after(self, func: Any, args: Any, result: Any, where: RecordedPlace) -> None:

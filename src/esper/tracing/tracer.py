@@ -353,7 +353,7 @@ class OperationTracer(TorchDispatchMode):
         )
 
     def _is_observing(self) -> bool:
-        """Return whether an operation is called by detection, which only reads tensors."""
+        """Return whether detection called the current operation, which then only reads tensors."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and self._observers:
             if frame.f_code is BACKWARD:

@@ -40,5 +40,5 @@ def without_compiler(*modes: type[Any]) -> Iterator[None]:
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Return the function that one which must not be compiled stands for."""
+    """Return the original of a function that is wrapped so that it is not compiled."""
     return getattr(function, "__wrapped__", None)

@@ -7,7 +7,7 @@ from esper.watching.recorder import Recorder
 
 
 class Guard:
-    """A context manager that counts and reports failures of the watch, so that training continues.
+    """A context manager that catches, counts and reports failures of the watch.
 
     Args:
         recorder: receives each failure.

@@ -47,11 +47,11 @@ class Incidents:
         explainer: finds the cause.
         parts: all parameters.
         guard: the watch's guard; its recorder is informed.
-        takes_bad_steps: whether a step is taken although something was not finite.
+        takes_bad_steps: whether steps with non-finite values are taken.
 
     Attributes:
         found: the incidents so far.
-        is_broken: whether weights are non-finite, so that everything else is a consequence.
+        is_broken: whether weights are non-finite; all further findings are then consequences.
         acting_is_explained: whether acting is known to be bad in this update.
         given: non-finite inputs from environments.
     """
@@ -113,7 +113,7 @@ class Incidents:
                 None if there was none.
             optimizer: the optimizer about to step; None if there is none.
             only_if_found: report nothing if no non-finite tensor is found.
-            only_if_harmful: report nothing that a too large loss scale explains.
+            only_if_harmful: report nothing if a too large loss scale explains it.
             is_harmless: whether later findings are not consequences, as after finite gradients.
         """
         held.is_explained = phase == "update"
@@ -129,14 +129,14 @@ class Incidents:
         known = {look: one for (when, look), one in before.items() if look and when == phase}
         try:
             explanation = self._explainer.explain(stack, phase, minibatch, optimizer, known)
-        except Exception as error:  # noqa: BLE001 - the light must not be lost with it
+        except Exception as error:  # noqa: BLE001 - the light must be reported anyway
             self._guard.count(error)
             explanation = self._explainer.without_explanation(minibatch, optimizer, error)
         if only_if_found and not explanation.found:
             self.acting_is_explained = was_explained
-            return  # as after an exception that has nothing to do with non-finite values
+            return  # for example, an exception without non-finite values
         if only_if_harmful and not explanation.is_reproduced:
-            return  # the loss scale was too high: ordinary
+            return  # the loss scale was too high, which is not a fault
         is_repeat = (
             any(explanation is one for one in before.values())
             or self.given.is_consequence(explanation, phase)
@@ -163,7 +163,7 @@ class Incidents:
         known = {**self._known_before, **self._known}.get(("update", look))
         if known is None:
             explanation = self._explainer.explain_held(gradients, bad_results, optimizer)
-        else:  # it lasts: it is not computed again
+        else:  # a lasting fault is not repeated again
             explanation = known
         if explanation.found:  # a sum of finite values may overflow
             self._known["update", look] = explanation
@@ -204,13 +204,13 @@ class Incidents:
     def note_loss(
         self, record: UpdateRecord, why_no_origin: str, minibatch: int, kind: str
     ) -> None:
-        """Report a loss that was not finite while gradients were, as news if it was not before.
+        """Report a non-finite loss whose gradients are finite; a repeated one is only counted.
 
         Args:
-            record: of the update.
-            why_no_origin: why its operation is not known.
-            minibatch: of the update.
-            kind: of the loss.
+            record: record of the current update.
+            why_no_origin: reason why its operation is not known.
+            minibatch: number of the minibatch in the update.
+            kind: kind of the loss: "nan", "+inf" or "-inf".
         """
         if self.is_broken:
             return
@@ -244,13 +244,13 @@ class Incidents:
     ) -> None:
         self.is_broken = _is_lasting(explanation.found)
         minibatch = record.minibatch if phase == "update" else 0
-        if is_repeat:  # counted in its update, but not another incident
+        if is_repeat:  # counted in its update, but not a new incident
             again = Trouble(record.number, minibatch, phase, explanation, is_repeat=True)
             record.troubles.append(again)
         else:
             self.note(record, explanation, minibatch, phase)
         if self._takes_bad_steps and phase == "update" and not is_harmless:
-            self.is_broken = True  # what follows is consequence
+            self.is_broken = True  # all that follows is a consequence
 
 
 def _look_at(gradients: Sequence[Tensor | None], parts: Sequence[Part]) -> Look:

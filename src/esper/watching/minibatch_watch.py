@@ -35,7 +35,7 @@ from esper.watching.model.step_arguments import Closure
 from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
-_STEPS_OF_A_LOOP: Final = 4  # as many optimizers may step in one pass of a loop
+_STEPS_OF_A_LOOP: Final = 4  # maximum number of optimizer steps in one pass of a loop
 _LEFT_OUT: Final = 64  # number of steps skipped by a loss scaler that are checked
 
 
@@ -47,18 +47,19 @@ class MinibatchWatch:
         heads: the models' heads.
         optimizers: the optimizers given by the user; others are recognised by their parameters.
         explainer: the explainer, whose repetitions of a minibatch are not checked.
-        incidents: explains and reports.
-        guard: of the watch.
-        flags: notes everything on the device instead; None: look at once.
-        repeater: computes minibatches again instead of the loop; None: the loop is run again.
-        record: of the first update.
+        incidents: explains and reports findings.
+        guard: the watch's guard.
+        flags: flags on the device that are read at the end of the update; None: check immediately.
+        repeater: repeats minibatches instead of the loop; None: the loop is repeated.
+        record: record of the first update.
         reaction: reaction to non-finite values, in a step or while acting.
         end_update: ends an update.
-        finds_updates: whether an update ends where acting begins, or else after a second.
-        has_optimizer: whether steps of an optimizer will be seen; False until one is, if none was
-            given.
-        counts_updates: whether it ends after a number of steps instead of a second, so that it is
-            the same update in all ranks.
+        finds_updates: whether an update ends when acting begins, or, without acting, after a
+            second.
+        has_optimizer: whether an optimizer is known. If not, each backward pass counts as a step
+            until one steps.
+        counts_updates: whether updates without acting end after a number of steps instead of a
+            second, which makes them the same in all ranks.
 
     Attributes:
         record: record of the current update.
@@ -117,14 +118,14 @@ class MinibatchWatch:
         self.last_optimizer: torch.optim.Optimizer | None = None
         # States of the generator after the last steps, the newest first.
         self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
-        self._acts = False  # at any time
-        self._is_learning = False  # a minibatch was computed, and not stepped with
+        self._acts = False  # whether the model has ever acted
+        self._is_learning = False  # a minibatch was computed, but there was no step yet
         self.owner_norms = OwnerNorms(parts)
         self._put_aside = PutAside()
         is_kept = reaction.changes_steps
         self._closures = ClosureSteps(self._look_in_closure, guard, is_kept=is_kept)
-        self._began = time.monotonic()  # the minibatch
-        self._left_out = 0  # steps that a loss scaler left out
+        self._began = time.monotonic()  # start of the minibatch
+        self._left_out = 0  # number of steps that a loss scaler skipped
 
     def hold(self, result: Tensor, owner: str, quantity: str) -> None:
         """Check a scalar of this minibatch, such as its loss, at the optimizer's step."""
@@ -134,7 +135,7 @@ class MinibatchWatch:
     def on_output(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Take note of one call of the output layer."""
+        """Handle one call of the output layer."""
         if not isinstance(output, Tensor):
             return
         call = partial(LayerCall, module, args, kwargs, output)
@@ -185,11 +186,11 @@ class MinibatchWatch:
         """Distinguish acting from learning; an update begins with acting and ends with steps."""
         if is_training:
             if self.has_acted and self._is_learning:
-                self._end_found_update()  # the minibatch before had no step
+                self._end_found_update()  # the previous minibatch had no step
             self._is_learning, self.has_acted = True, False
         elif not self.is_updating:
             self.has_acted = True
-            if not self._is_learning:  # otherwise it is a part of the minibatch
+            if not self._is_learning:  # otherwise the call is part of the minibatch
                 self._acts = True
                 self._end_found_update()
 
@@ -198,7 +199,7 @@ class MinibatchWatch:
             self._end_update()
 
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
-        """Take note of the norm of some gradients before they are clipped."""
+        """Handle the norm of some gradients before they are clipped."""
         if self._explainer.seen is not None or self._ids.isdisjoint(map(id, parameters)):
             return
         with self._guard:
@@ -210,9 +211,10 @@ class MinibatchWatch:
             self.held.hold_norm(parameters, local(norm), self._parts)
 
     def on_backward(self, tensors: Any, frame: FrameType) -> None:
-        """Take note of a backward pass that is over: of its loss, and where it is the whole step.
+        """Handle the end of a backward pass: check its loss.
 
-        Without an optimizer nothing else shows where a minibatch ends.
+        Without an optimizer, the pass also counts as a step, because nothing else shows where a
+        minibatch ends.
         """
         if self._in_backward.is_open and self._explainer.seen is None:
             with self._guard:
@@ -232,7 +234,7 @@ class MinibatchWatch:
             if is_step:
                 self._count_step(self._no_optimizer)
                 is_bad = self._look_at_step(self._no_optimizer, frame)
-                last = self.record.troubles[-1:]  # a scaled loss may overflow without any
+                last = self.record.troubles[-1:]  # a scaled loss may overflow without an incident
                 is_bad = is_bad and any(one.minibatch == self.record.steps for one in last)
                 self.on_step_over()
         if is_step and self._reaction.is_bad(is_bad):
@@ -263,9 +265,9 @@ class MinibatchWatch:
     def on_step(
         self, optimizer: torch.optim.Optimizer, closure: Closure | None = None
     ) -> Closure | None:
-        """Take note that an optimizer is about to step; return what it calls for its closure."""
+        """Handle the start of an optimizer step; return the function to call as its closure."""
         frame = sys._getframe(1)
-        # Inside of another step: the step of an optimizer that the other one wraps.
+        # A step inside another step is that of a wrapped optimizer.
         if self._explainer.seen is not None or self._closures.is_inside(frame):
             return closure
         if self._in_backward.is_first(self._begin_minibatch):
@@ -277,7 +279,7 @@ class MinibatchWatch:
         return closure
 
     def _look_in_closure(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Look at the gradients that a closure computed, before its optimizer uses them."""
+        """Check the gradients that a closure computed, before its optimizer uses them."""
         if self._explainer.seen is None:
             self._look_and_react(optimizer, frame)
             self.held.forget_gradients()
@@ -291,11 +293,11 @@ class MinibatchWatch:
             self._reaction.to_step(partial(self.leave_out, optimizer))
 
     def leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int] = ()) -> None:
-        """Make the step that comes change nothing; its gradients are put back after it.
+        """Make the next step change nothing; its gradients are restored afterwards.
 
         Args:
-            optimizer: whose step it is.
-            ranks: other ranks for whose sake it is left out.
+            optimizer: the optimizer about to step.
+            ranks: other ranks whose non-finite values are the reason.
         """
         self.record.blamed_ranks.update(ranks)
         if not self.held.is_left_out:
@@ -309,7 +311,7 @@ class MinibatchWatch:
         record = self.record
         if optimizer is not self._no_optimizer:
             self.last_optimizer = optimizer
-            if not self.has_optimizer:  # the backward passes before were no steps
+            if not self.has_optimizer:  # earlier backward passes were not steps
                 self.has_optimizer = True
                 record.forget_steps()
         record.begin_step()
@@ -346,10 +348,10 @@ class MinibatchWatch:
                 self._incidents.explain_held(record, held, bad_results, optimizer)
             return is_bad
         is_norm_only = held.has_finite_gradients(self._parts, optimizer)
-        with self._guard:  # if it cannot be explained, the step is bad all the same
+        with self._guard:  # the step is bad even if it cannot be explained
             if not held.is_explained:
                 stack = self._closures.frames_calling(frame)
-                # Gradients of a scaled loss may overflow before the scaler leaves their step out.
+                # Gradients of a scaled loss may overflow before the scaler skips their step.
                 may_be_scaled = optimizer is self._no_optimizer and held.bad_loss != "nan"
                 self._explain(
                     stack,
@@ -361,7 +363,7 @@ class MinibatchWatch:
         return not is_norm_only
 
     def _explain_loss(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Explain, once per update, a loss that is not finite while its gradients are."""
+        """Explain, once per update, a non-finite loss whose gradients are finite."""
         if self._loss_told != self.record.number and not self.held.is_explained:
             self._loss_told = self.record.number
             stack = self._closures.frames_calling(frame)
@@ -369,7 +371,7 @@ class MinibatchWatch:
                 self._explain(stack, "update", optimizer=optimizer, is_harmless=True)
 
     def on_left_out(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> None:
-        """Take note that a loss scaler left a step out."""
+        """Handle a step that a loss scaler skipped."""
         if self._explainer.seen is not None:
             return
         with self._guard:
@@ -389,7 +391,7 @@ class MinibatchWatch:
             self._explain(stack, "update", only_if_harmful=True, **known)
 
     def read_flags(self, more: Tensor) -> tuple[ReadFlags, list[float]]:
-        """Read the flags of the update that ends, and further numbers; see `DeviceFlags.read`."""
+        """Read the flags of the ending update, and further numbers; see `DeviceFlags.read`."""
         assert self._flags is not None
         flags, further = self._flags.read(more)
         return self._masking.without_masks(flags), further
@@ -404,7 +406,7 @@ class MinibatchWatch:
             self.held.is_noted = True
 
     def on_step_over(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Take note that the step was made, by an optimizer, or the one that is known."""
+        """Handle the end of a step of an optimizer; None: of the current one."""
         if self._explainer.seen is not None or self._closures.is_open_for_other(optimizer):
             return
         self._put_aside.put_back()
@@ -416,7 +418,7 @@ class MinibatchWatch:
         self.record.is_stepping = False
         self._begin_minibatch()
         if not self.finds_updates or self._acts:
-            return  # an update ends where acting begins
+            return  # an update ends when acting begins
         if self.record.is_long(counts_steps=self._counts_updates):
             with self._guard:
                 self._end_update()

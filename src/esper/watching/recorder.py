@@ -24,7 +24,7 @@ class Trouble:
 
 
 class Recorder(Protocol):
-    """Receives the findings of a watch. The watch counts exceptions that it raises."""
+    """Receives the findings of a watch. If a recorder raises an exception, the watch counts it."""
 
     @property
     def last_finding(self) -> str:
@@ -42,7 +42,7 @@ class Recorder(Protocol):
     def ended(self, status: str, reason: str) -> None:
         """Record the end: `status` is "finished", "stopped", "halted" or "failed".
 
-        The reason of "halted" is empty, or names other ranks that saw what was not finite.
+        The reason of "halted" is empty, or names the other ranks that had non-finite values.
         """
 
 
@@ -109,7 +109,7 @@ class UpdateRecord:
 
     @property
     def is_still(self) -> bool:
-        """Whether all steps were skipped or every gradient was 0, so that nothing was learnt.
+        """Whether nothing was learnt, because all steps were skipped or every gradient was 0.
 
         A library may replace NaN gradients by 0; momentum then still moves the weights.
         """
@@ -154,7 +154,7 @@ class UpdateRecord:
         self.update_seconds = (self.update_seconds or 0.0) + time.monotonic() - since
 
     def forget_steps(self) -> None:
-        """Begin to count steps again: those before were none."""
+        """Count steps from 0 again, because the counted backward passes were not steps."""
         self.steps = self.norms = 0
         self.norm_sum = self.norm_max = 0.0
 

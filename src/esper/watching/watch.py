@@ -272,7 +272,7 @@ class Watch:
             self._minibatches.on_step_over()
 
     def pause(self) -> None:
-        """Remove all hooks, so that the model can be scripted or exported; see `resume`."""
+        """Remove all hooks, for example to script or export the model; see `resume`."""
         self._is_paused = True
         self._hooks.detach()
 
@@ -303,7 +303,7 @@ class Watch:
                 self._repeat_in(error)
 
     def _repeat_in(self, error: BaseException) -> None:
-        """Add the last finding as a note to an exception, so that it is below the traceback."""
+        """Add the last finding as a note to an exception, which is printed below the traceback."""
         if (finding := self._guard.recorder.last_finding) and self._incidents.found:
             error.add_note(finding)
 
@@ -394,7 +394,7 @@ class Watch:
         if self._minibatches.last_optimizer is not None:
             with self._guard:
                 record.learning_rate = float(self._minibatches.last_optimizer.param_groups[0]["lr"])
-        with self._guard:  # the update is recorded all the same
+        with self._guard:  # the update is recorded even if this fails
             self._look_back(record)
         self._incidents.end_update(record, is_last=is_last)
         record.still_updates = self._look.still_for
@@ -433,7 +433,7 @@ class Watch:
             found = self._explainer.weights()
             reason = WEIGHTS_ONLY if record.steps else NO_STEPS
             self._incidents.note_lasting(record, found, reason, record.steps)
-        by_scaler = record.skipped - record.left_out  # ordinary, until the scale fits
+        by_scaler = record.skipped - record.left_out  # usual until the loss scale fits
         had_steps = self._minibatches.has_optimizer and record.steps > by_scaler
         self._look.count(is_still=bool(is_same) or record.is_still, had_steps=had_steps)
 

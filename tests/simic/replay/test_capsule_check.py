@@ -158,7 +158,7 @@ def deflated(data: bytes) -> bytes:
 
 
 def expansion(shape: list[int], *sizes: float) -> dict[str, object]:
-    """Return what stands for an expanded tensor in a capsule."""
+    """Return the encoding of an expanded tensor in a capsule."""
     return {"compact tensor": torch.zeros(shape), "expanded to": [*sizes]}
 
 

@@ -1,4 +1,4 @@
-"""The monitor by itself, as another policy would use it."""
+"""The monitor without Esper's agent, as another policy would use it."""
 
 import itertools
 import re

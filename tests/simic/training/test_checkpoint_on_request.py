@@ -1,4 +1,4 @@
-"""SIGUSR1: a checkpoint of the last update is written, and training goes on."""
+"""SIGUSR1: a checkpoint of the last update is written, and training continues."""
 
 import os
 import signal

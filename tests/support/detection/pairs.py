@@ -130,7 +130,7 @@ def is_behind(stage: Stage, cause: Planted, effect: Planted) -> bool:
 
 
 def plant_pair(stage: Stage, turn: int) -> tuple[str, list[Sight]] | None:
-    """Plant two faults; return what the pair is called and the sightings, or None if it fails."""
+    """Plant two faults; return the name of the pair and the sightings, or None if it fails."""
     random = stage.random
     times = ((True, True), (True, False), (False, True), (False, False))[turn % 4]
     one, two = random.choice(_OF_HEADS), random.choice(_OF_ALL)

@@ -272,7 +272,7 @@ class Stage:
         return self.place(len(self.plan) - 1)
 
     def places_of(self, host: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return the first and the last place that a host takes part in."""
+        """Return the first and the last place in which a host is used."""
         indices = [index for index, hosts in enumerate(self.plan) if host in hosts]
         return self.place(indices[0]), self.place(indices[-1])
 

@@ -2,7 +2,7 @@
 
 Each case makes one update with one fault (in a weight, a reward, a setting, a moment, user code
 around a layer …), keeps the capsule as training does, and replays it. The expected answer is
-beside each fault. Sizes, precision, place and values are drawn at random from the number of the
+along with each fault. Sizes, precision, place and values are drawn at random from the number of the
 case, which also determines the fault. A fault that the update does not notice counts as wrong.
 """
 

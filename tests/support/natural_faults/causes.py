@@ -124,7 +124,7 @@ CAUSES: tuple[Cause, ...] = (
         huge_value_coefficient_and_rewards,
         (("value_coefficient", 1e30),),
     ),
-    # Under fp16 the loss scale multiplies the coefficient first, and overflows by itself.
+    # Under fp16 the loss scale multiplies the coefficient first, and this product overflows.
     Cause(
         "entropy coefficient",
         huge_entropy_coefficient,

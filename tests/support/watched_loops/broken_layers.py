@@ -10,7 +10,7 @@ class UserLayer(nn.Module):
     """The identity, until it is broken.
 
     Attributes:
-        fault: name of the method that is called; empty while the layer is whole.
+        fault: name of the method to call; empty while the layer is healthy.
     """
 
     def __init__(self) -> None:

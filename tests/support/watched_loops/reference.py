@@ -59,7 +59,7 @@ def run(stage: Stage, train: Callable[[Stage], object], *, looks: bool = False) 
     Args:
         stage: the training.
         train: runs it.
-        looks: whether to look at every output and gradient.
+        looks: whether to check every output and gradient.
     """
     looker = _Looker()
     if looks:

@@ -142,7 +142,7 @@ def attention_text(channels: int, inner: int) -> ModuleText:
 
 
 def sequence_text(modules: Sequence[ModuleText]) -> ModuleText:
-    """Return modules that run one after the other; a single one is returned as it is."""
+    """Return modules that run one after the other; a single one is returned unchanged."""
     if len(modules) == 1:
         return modules[0]
     lines = "".join(f"    {module.source},\n" for module in modules)

@@ -62,7 +62,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       `esper.growth.hosts.training_cost` counts them
     - `nonfinite`: a list of `host_faults.HostFault`, by host: the causes in every host
       that is not finite now, because its loss, a parameter or a moment of its optimizer is NaN or
-      infinite. Consequences are left out. A host stays in the list for as long as it is not finite.
+      infinite. Consequences are left out. A host is listed in each step in which it is not finite.
 
     and only at steps:
 
@@ -216,7 +216,7 @@ class GrowthVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Begin new episodes, of all hosts or of those in `options["reset_mask"]`.
 
         Args:
-            seed: random seed of each host; one number n stands for n, n + 1, n + 2, and so on. It
+            seed: random seed of each host; a single number n means n, n + 1, n + 2, and so on. It
                 determines the episode that begins and all after it, bit for bit given the same
                 actions, hosts and threads. None begins the next episode of the last random seed.
             options: may hold `reset_mask`, bool `[N]`.

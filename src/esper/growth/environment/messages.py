@@ -79,7 +79,7 @@ class MessageSocket:
         return exactly(size)
 
     def close(self) -> None:
-        """Close this end, which tells the other process to end."""
+        """Close this end of the connection; the other process then ends."""
         self._socket.close()
 
     def _wait(self, event: int, look: float, on_wait: OnWait) -> None:

@@ -1,6 +1,6 @@
 """The reward: a potential on accuracy, a rent on added parameters, and a final score.
 
-Each term is returned by itself, under these names:
+Each term is also returned separately, under these names:
 
 | term      | each step                                   | meaning                            |
 |-----------|---------------------------------------------|------------------------------------|

@@ -155,7 +155,7 @@ def _find_faults(
     """Return what was not finite in a slice, repeating it to see what broke first.
 
     Args:
-        population: as it was before the slice.
+        population: the population before the slice.
         training_slice: the slice.
         state: after it. `[3, D]`
         losses: of each row, over all of its minibatches. `[R]`

@@ -38,7 +38,7 @@ class Group:
 
 @dataclass(frozen=True)
 class SeedBatch:
-    """The members of a group that take part in some work.
+    """The members of a group to which some work applies.
 
     Attributes:
         group: index into `Plan.groups`.

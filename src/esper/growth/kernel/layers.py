@@ -176,7 +176,8 @@ def affine_map(
 class _LayerNorm(torch.autograd.Function):
     """Normalisation over the axes in the middle, with few passes over the features.
 
-    torch's kernel wants the normalised axes last, so that it needs copies to that layout and back.
+    torch's kernel needs the normalised axes last, which would require copies to that layout and
+    back.
     """
 
     @staticmethod

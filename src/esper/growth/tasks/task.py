@@ -9,7 +9,7 @@ from esper.leyline.errors import EsperError
 
 #: Axis of the channels in raw samples: before the positions, after them, or none.
 ChannelAxis = Literal["first", "last", "none"]
-#: Float32 tells values apart that lie this many standard deviations from 0 or less; beyond that a
+#: Float32 distinguishes values up to this many standard deviations from 0; beyond that a
 #: raw value loses digits that matter when it is rounded to float32.
 _FLOAT32_RANGE = 1e3
 _FLOAT32 = torch.finfo(torch.float32)

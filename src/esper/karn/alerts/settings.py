@@ -154,7 +154,7 @@ def usable(settings: AlertSettings, path: Path) -> AlertSettings:
 
 
 def kinds_of(kinds: Sequence[str]) -> frozenset[str]:
-    """Return a checked set of alert kinds; "all" stands for all kinds.
+    """Return a checked set of alert kinds; "all" selects all kinds.
 
     Raises:
         AlertSettingsError: a kind does not exist.

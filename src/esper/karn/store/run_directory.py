@@ -23,7 +23,7 @@ CONFIG_NAME: Final = "config.toml"
 CONSOLE_NAME: Final = "console.log"
 #: The file that the process locks which trains a run.
 LOCK_NAME: Final = "training.lock"
-#: Environment variable by which `esper run` tells the first watch of a script where it records.
+#: Environment variable set by `esper run`: the folder for the first watch of a script.
 WATCHED_RUN: Final = "ESPER_WATCHED_RUN"
 
 _ID = re.compile(r"(\d{8}-\d{6})(?:-.*)?")

@@ -100,7 +100,7 @@ MONITOR_RECORDS: Final = (
         138,
         "Monitor Failures",
         "Did the watch itself fail?",
-        "Failures inside of the watch of a run that is watched from outside. Training goes on; a "
+        "Failures inside the watch of a watched run. Training continues; a "
         "light may be missing. The 1st, the 10th, the 100th and so on have a line in the log.",
         payload="Notice.monitor_failures",
         handler="_handle_notice",

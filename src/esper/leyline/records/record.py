@@ -22,7 +22,7 @@ class Wiring:
     emission: str  # module:function that emits it
     payload: str  # event type and field; "" if it comes from a file next to the store
     aggregation: str  # module:function that folds it
-    snapshot: str  # path from the holder; `[…]` stands for a key or an index
+    snapshot: str  # path from the holder; `[…]` is a key or an index
     widget: str  # module:class that shows it
     label: str  # its label on the screen; "" if it has none
     holder: str = "SanctumSnapshot"  # or "View", for what does not come from the store

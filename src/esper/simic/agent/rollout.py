@@ -69,7 +69,7 @@ class RolloutBuffer:
             observations: observations before the step, `[N, F]`.
             taken: the decision.
             rewards: rewards of the step, `[N]`.
-            terminated: whether the episode ended by itself, `[N]`.
+            terminated: whether the episode terminated (was not truncated), `[N]`.
             truncated: whether the episode was cut off, `[N]`.
             final_values: the critic's value of the last observation of each episode that was cut
                 off, `[N]`; used nowhere else.

@@ -152,7 +152,7 @@ def evaluate(
 
 
 def _entry(contestant: Contestant, agent: Contestant, rng_seed: int) -> Entry:
-    """Return a contestant with its standings, which do not depend on who else takes part."""
+    """Return a contestant with its standings, which do not depend on the other contestants."""
     generator = np.random.default_rng([rng_seed, *contestant.name.encode()])
     standings = {}
     for measure in MEASURES:

@@ -1,4 +1,4 @@
-"""What takes part in an evaluation: the agent and its opponents, with what they cost."""
+"""Contestants of an evaluation: the agent and its opponents, with their costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 SEARCH_HOSTS = 8
 #: Share of an episode's steps after which the first trials are stopped.
 _FIRST_RUNG = 1 / 8
-#: At a rung the best one in so many trials goes on; the next rung is so many times as late.
+#: Reduction factor: at each rung the best one in so many trials continues, for that many times as
+#: many steps.
 _REDUCTION = 2
 #: Learning rates of trials, drawn uniformly in their logarithm.
 _RATES = (min(LEARNING_RATES) / 2, max(LEARNING_RATES) * 2)

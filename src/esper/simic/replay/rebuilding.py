@@ -18,7 +18,7 @@ _OPTIMIZER_NUMBERS = ("lr", "betas", "eps", "weight_decay")
 
 
 def rebuild_agent(capsule: Capsule) -> tuple[PPOAgent, torch.device]:
-    """Return the agent as it was when the update began, and its device.
+    """Return the agent with its state at the start of the update, and its device.
 
     Raises:
         IncidentError: this version cannot build the agent.

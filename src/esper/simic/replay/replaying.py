@@ -46,7 +46,7 @@ from esper.tracing.origin import Columns, Origin, find_origin, origin_in_poison
 from esper.tracing.tracer import OperationTracer
 from esper.tracing.without_compiler import without_compiler
 
-#: Source files that look at what training computes, and change nothing in it.
+#: Source files whose operations only read the tensors of training.
 OBSERVERS = tuple(
     str(module.__file__) for module in (update_watch, readers, codes_module, figures_module)
 )
@@ -91,7 +91,7 @@ class Replay:
 
 
 class TracingWatch(UpdateWatch):
-    """The watch of an update, which also asks the tracer who made what it looks at.
+    """The watch of an update, which also records the operations that made the checked tensors.
 
     Args:
         agent: the agent that makes the update.

@@ -67,7 +67,7 @@ def train(
         ranks: the ranks of the run; None for a process that trains alone.
 
     Returns:
-        How training ended, as it was written to the store.
+        The end event that was written to the store.
 
     Raises:
         ConfigError, CheckpointError: before training begins.

@@ -53,7 +53,7 @@ class ShippedPolicy:
         policy: the policy, on the CPU.
         config: path of the settings that it was trained with.
         episodes: number of episodes that it was trained on.
-        has_digest: whether a digest proves that every bit is as it was written; what an older
+        has_digest: whether a digest proves that no bit has changed; what an older
             version wrote has none.
     """
 
@@ -107,7 +107,7 @@ def load_shipped_policy(features: Sequence[str], folder: Path = SHIPPED) -> Ship
             raise ShippedPolicyError(f"the shipped policy {path} is damaged: it lacks its digest")
         if digest is not None and digest != _digest_of(data, digest):
             raise ShippedPolicyError(
-                f"the shipped policy {path} is damaged: it is not as it was written"
+                f"the shipped policy {path} is damaged: its digest does not match"
             )
         meaning = {name: json.loads(text) for name, text in metadata.items()}
         state = load(data)

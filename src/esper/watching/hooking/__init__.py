@@ -1,1 +1,1 @@
-"""Hooks into torch while a watch is open, and what they catch."""
+"""Hooks into torch while a watch is open."""

@@ -12,7 +12,7 @@ from esper.watching.checks.device_flags import DeviceFlags
 from esper.watching.finding.frames import frames_calling, is_plumbing
 from esper.watching.recorder import UpdateRecord
 
-_MOST_NODES = 100_000  # of a graph that are searched
+_MOST_NODES = 100_000  # maximum number of nodes of a graph that are searched
 _NO_PASS: Final = -1  # autograd's number where no backward pass runs
 
 
@@ -46,7 +46,7 @@ def losses_in(tensors: Any) -> list[Tensor]:
 
 
 def is_finite_number(loss: Any) -> bool:
-    """Return whether a backward pass was for one finite number, as nearly all are: in one read."""
+    """Return whether a loss is one finite number, as nearly all are; this needs a single read."""
     return (
         type(loss) is Tensor
         and loss.numel() == 1
@@ -57,7 +57,7 @@ def is_finite_number(loss: Any) -> bool:
 
 
 class OwnLosses:
-    """Tells the losses of the watched models from others.
+    """Distinguishes the losses of the watched models from others.
 
     Args:
         parameters: ids of the parameters of the models.
@@ -68,11 +68,11 @@ class OwnLosses:
         self._known: dict[tuple[CodeType, int], bool] = {}
 
     def has(self, loss: Tensor, frame: FrameType) -> bool:
-        """Return whether a loss is one of them; of those of one source line, the first is searched.
+        """Return whether a loss is one of them; the result is cached for each source line.
 
         Args:
-            loss: whose backward pass was called.
-            frame: of that call, or one that it called.
+            loss: the loss whose backward pass was called.
+            frame: frame of that call, or of a function that it called.
         """
         callers = (f for f in frames_calling(frame) if not is_plumbing(f.f_code.co_filename))
         caller = next(callers, frame)
@@ -87,7 +87,7 @@ class OwnLosses:
         return any(isinstance(one, Tensor) and self.has_exactly(one) for one in given)
 
     def has_exactly(self, loss: Tensor) -> bool:
-        """Return whether a loss was computed from a parameter; its buffers may be freed."""
+        """Return whether a loss was computed from a parameter, also after its backward pass."""
         seen: set[Any] = set()
         queue = [loss.grad_fn]
         while queue and len(seen) < _MOST_NODES:

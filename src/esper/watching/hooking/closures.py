@@ -1,4 +1,4 @@
-"""Optimizer steps whose gradients are computed inside of them, by a closure.
+"""Optimizer steps with a closure, which computes the gradients during the step.
 
 `LBFGS.step(closure)` calls its closure several times, and changes the weights in between. So the
 gradients are checked after each call, before the optimizer uses them.
@@ -25,9 +25,9 @@ class ClosureSteps:
     Args:
         look: checks the gradients after each call of a closure; it receives the optimizer and the
             innermost frame.
-        guard: of the watch.
-        is_kept: whether weights and the optimizer's state are copied before each step, so that
-            `put_back` restores them.
+        guard: the watch's guard.
+        is_kept: whether weights and the optimizer's state are copied before each step;
+            `put_back` needs this.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ClosureSteps:
         self._is_kept = is_kept
         self._open: _ClosureStep | None = None
         self._kept: _Kept | None = None
-        # Of each optimizer, the gradients of its last step, and how often they were changed.
+        # By optimizer: the gradients of its last step, with their version counters.
         self._used: weakref.WeakKeyDictionary[
             torch.optim.Optimizer, list[tuple[weakref.ref[Tensor], int]]
         ] = weakref.WeakKeyDictionary()
@@ -56,7 +56,7 @@ class ClosureSteps:
         return None if self._open is None else self._open.generator
 
     def begin(self, optimizer: torch.optim.Optimizer, closure: Closure) -> Closure:
-        """Open a step; return what the optimizer calls instead of its closure."""
+        """Open a step; return a function that the optimizer calls instead of its closure."""
         self._open, self._kept = _ClosureStep(optimizer, closure, self._look), None
         if self._is_kept:
             with self._guard:  # there may be no memory for it
@@ -77,7 +77,7 @@ class ClosureSteps:
         return False
 
     def leave_out(self) -> None:
-        """Make the open step change nothing: its optimizer finds no gradients from now on."""
+        """Make the open step change nothing, by removing the gradients from now on."""
         if self._open is not None:
             self._open.is_left_out = True
 
@@ -114,9 +114,9 @@ class ClosureSteps:
         return False
 
     def frames_calling(self, frame: FrameType) -> list[FrameType]:
-        """Return a frame and its callers, without those of an optimizer that calls its closure.
+        """Return a frame and its callers, without those in which an optimizer calls its closure.
 
-        Its loops are not the training's.
+        The loops in these frames are not the training loop.
         """
         frames = list(frames_calling(frame))
         if self._open is None:
@@ -129,7 +129,7 @@ class ClosureSteps:
 
 
 class _ClosureStep:
-    """What an optimizer calls instead of its closure.
+    """A function that an optimizer calls instead of its closure.
 
     Attributes:
         optimizer: the optimizer.
@@ -160,7 +160,7 @@ class _ClosureStep:
             self._look(self.optimizer, sys._getframe())
         if self.is_left_out:
             PutAside().take(self.optimizer)
-            # A line search may fail with a NaN: it is given the result of an earlier call, if any.
+            # A line search may fail with a NaN, so return the result of an earlier call, if any.
             self._results = self._results or [result]
             return self._results[0]
         self._results = [result]
@@ -191,7 +191,7 @@ class _Kept:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Restore the same objects with the values that they had."""
+        """Restore the values in place, so the same objects stay in use."""
         for container, items in self._containers.values():
             container.clear()
             (container.update if isinstance(container, dict) else container.extend)(items)

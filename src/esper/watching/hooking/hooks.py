@@ -29,15 +29,15 @@ class Listener(Protocol):
         """Handle the norm of some gradients before they are clipped."""
 
     def on_backward(self, tensors: Any, frame: FrameType) -> None:
-        """Take note of a backward pass that is over."""
+        """Handle the end of a backward pass."""
 
     def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether an optimizer trains what is watched."""
+        """Return whether an optimizer trains watched parameters."""
 
     def on_step(
         self, optimizer: torch.optim.Optimizer, closure: Closure | None = None
     ) -> Closure | None:
-        """Handle the start of an optimizer step; return what it calls instead of a closure."""
+        """Handle the start of an optimizer step; return the function to call as its closure."""
 
     def on_step_over(self, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Handle the end of an optimizer step."""
@@ -98,7 +98,7 @@ class ClipWatch:
         self._original(parameters, max_norm, total_norm, foreach)
 
     def close(self) -> None:
-        """Stop calling back; put the original function back once no other watch is open."""
+        """Stop calling back; restore the original function once no other watch is open."""
         self._callback = None
         _put_back(clip_grad, "_clip_grads_with_norm_", ClipWatch)
 
@@ -109,7 +109,7 @@ class BackwardWatch:
     `Tensor.backward` looks up `torch.autograd.backward` at call time.
 
     Args:
-        callback: receives what the pass was called for.
+        callback: receives the tensors for which the pass was called.
     """
 
     def __init__(self, callback: Callable[[Any], None]) -> None:
@@ -123,13 +123,13 @@ class BackwardWatch:
             self._callback(tensors)
 
     def close(self) -> None:
-        """Stop calling back; put the original function back once no other watch is open."""
+        """Stop calling back; restore the original function once no other watch is open."""
         self._callback = None
         _put_back(torch.autograd, "backward", BackwardWatch)
 
 
 def _put_back(module: Any, name: str, kind: type[ClipWatch] | type[BackwardWatch]) -> None:
-    """Put a replaced function of a module back, as far as those that replaced it are closed."""
+    """Restore a replaced function of a module, if the watches that replaced it are closed."""
     last = getattr(vars(module)[name], "__self__", None)
     while isinstance(last, kind) and last._callback is None:
         vars(module)[name] = last._original
@@ -137,7 +137,7 @@ def _put_back(module: Any, name: str, kind: type[ClipWatch] | type[BackwardWatch
 
 
 class ScalerWatch:
-    """Calls back when a loss scaler leaves a step out, while it is open.
+    """Calls back when a loss scaler skips a step, while it is open.
 
     Args:
         callback: receives the optimizer.
@@ -166,10 +166,10 @@ class ScalerWatch:
                     watch._callback(optimizer)
 
         vars(maybe_step).update(watch=own, original=original)
-        setattr(GradScaler, "_maybe_opt_step", maybe_step)  # noqa: B010 - mypy refuses the other
+        setattr(GradScaler, "_maybe_opt_step", maybe_step)  # noqa: B010 - mypy rejects assignment
 
     def close(self) -> None:
-        """Stop calling back; put the original method back once no other watch is open."""
+        """Stop calling back; restore the original method once no other watch is open."""
         self._callback = None
         while (watch := getattr(GradScaler._maybe_opt_step, "watch", None)) is not None:
             last = watch()
@@ -187,7 +187,7 @@ def unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class OwnOptimizers:
-    """Decides whether an optimizer trains what is watched.
+    """Decides whether an optimizer trains watched parameters.
 
     Args:
         given: the optimizers given by the user; the caller keeps them alive.
@@ -197,12 +197,12 @@ class OwnOptimizers:
     def __init__(self, given: Iterable[torch.optim.Optimizer], parameters: set[int]) -> None:
         self._given = set(map(id, given))
         self._parameters = parameters
-        # With the size of its groups when that was found out.
+        # By optimizer: the sizes of its groups when it was checked, and the result.
         self._known: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[list[int], bool]]
         self._known = weakref.WeakKeyDictionary()
 
     def has(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Return whether an optimizer trains what is watched."""
+        """Return whether an optimizer trains watched parameters."""
         if id(optimizer) in self._given:
             return True
         groups = optimizer.param_groups
@@ -215,9 +215,9 @@ class OwnOptimizers:
 
 
 def bare(model: Any) -> Any:
-    """Return the model inside of wrappers that train it in several processes or on several devices.
+    """Return the model inside wrappers for training in several processes or on several devices.
 
-    Its parameters then have the names that its author gave them.
+    Its parameters then have their original names.
     """
     while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         model = model.module
@@ -229,12 +229,12 @@ def hook_steps(
     before: Callable[[torch.optim.Optimizer, Closure | None], Closure | None],
     after: Callable[[torch.optim.Optimizer], None],
 ) -> list[RemovableHandle]:
-    """Call back before and after each step of some optimizers; of all if none is given.
+    """Call back before and after each step of some optimizers, or of all if none are given.
 
     Args:
         optimizers: the optimizers.
-        before: is given the closure of the step, and returns what the step calls instead.
-        after: is called where the step is over.
+        before: receives the closure of the step; returns the function to call instead.
+        after: called at the end of the step.
     """
 
     def before_step(
@@ -261,7 +261,7 @@ def hook_steps(
 
 
 class TrainingHooks:
-    """All hooks of one watch. They refer to it weakly, so that it can be collected.
+    """All hooks of one watch. They hold only a weak reference to it, so it can be collected.
 
     Args:
         listener: the watch.

@@ -1,1 +1,1 @@
-"""What a watch knows of a model: its heads, its parameters, and the state of an update's start."""
+"""A watched model: its heads, its parameters, and its state at the start of an update."""

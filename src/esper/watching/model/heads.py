@@ -1,7 +1,7 @@
 """The heads of a model: the parts of its output with their own lights.
 
-A head is one component of an action: a categorical choice, a dimension of a Gaussian, or whatever a
-module computes. Heads that share one output layer lie side by side in the layer's last axis.
+A head is one component of an action: a categorical choice, a dimension of a Gaussian, or the output
+of a module. Heads that share one output layer are consecutive columns of the layer's last axis.
 """
 
 import re
@@ -15,7 +15,7 @@ from esper.leyline.errors import EsperError
 
 #: See `esper.leyline.telemetry.HEAD_KINDS`.
 Kind = Literal["categorical", "binary", "gaussian", "value", "module", "reward", "group"]
-#: What the output layer computes for a head, by kind.
+#: Quantity that the output layer computes for a head, by kind.
 OUTPUT_QUANTITIES: Final[Mapping[Kind, str]] = {
     "categorical": "logits",
     "binary": "logits",
@@ -27,7 +27,7 @@ OUTPUT_QUANTITIES: Final[Mapping[Kind, str]] = {
 _ACTION_LAYER_NAMES = re.compile(
     r"(^|[._])(action|actor|policy|pi|mu|mean|logits|head|q_net)(_?net|_mean|_logits)?($|[._])"
 )
-#: And to layers that estimate values.
+#: Names that libraries give to layers that estimate values.
 _VALUE_LAYER_NAMES = re.compile(r"(^|[._])(critic|values?|vf|v|baseline)\d*(_net|_head)?($|[._])")
 
 
@@ -40,8 +40,8 @@ class Head:
     """One head.
 
     Attributes:
-        name: unique among the heads of a run.
-        kind: what its output means.
+        name: name, unique among the heads of a run.
+        kind: meaning of its output.
         columns: its part of the output layer's last axis; None if a whole module is the head.
         module: the module whose output is the head; None for columns of a layer.
     """
@@ -60,7 +60,7 @@ def heads_of(heads: Any) -> tuple[Head, ...]:
             no heads.
 
     Raises:
-        HeadsError: it is none of these, or a width is not a positive integer.
+        HeadsError: `heads` is none of these, or a width is not a positive integer.
     """
     if heads is None:
         return ()
@@ -86,8 +86,8 @@ def output_width(heads: Sequence[Head]) -> int:
 def find_output_layer(model: nn.Module, width: int) -> nn.Module | None:
     """Return the layer that computes the logits of all heads, or None if there is none.
 
-    That is the last linear layer with as many outputs; among several, one whose name libraries
-    use for actors is preferred to others, and those to one that estimates values.
+    This is the last linear layer with this number of outputs. Layers with a name that libraries use
+    for actors come first, and layers with a name that they use for value estimates come last.
     """
     candidates = [
         (name, module)
@@ -103,17 +103,17 @@ def find_output_layer(model: nn.Module, width: int) -> nn.Module | None:
 def output_layer_of(
     models: Sequence[nn.Module], heads: Sequence[Head], given: nn.Module | None, *, is_exact: bool
 ) -> tuple[nn.Module | None, str]:
-    """Return the layer that computes the outputs of heads, and a warning; empty if all fits.
+    """Return the layer that computes the outputs of heads, and a warning, which may be empty.
 
     Args:
-        models: that are watched.
-        heads: of these models.
+        models: the watched models.
+        heads: their heads.
         given: the layer, if it is known.
-        is_exact: whether the widths were given one by one: then they must be those of a layer. A
-            space may belong to outputs of another form, such as means beside standard deviations.
+        is_exact: whether the user gave the width of each head, so a layer must have their sum. A
+            space may have other outputs in addition, such as standard deviations next to means.
 
     Raises:
-        HeadsError: no layer has as many outputs as widths were given.
+        HeadsError: widths were given, and no layer has their sum as its number of outputs.
     """
     width = output_width(heads)
     if not width:
@@ -162,19 +162,19 @@ def check_module(what: str, module: nn.Module, models: Sequence[nn.Module]) -> N
     """Raise an exception unless a module, or a parameter of it, is part of a model.
 
     Args:
-        what: the words for it, such as "heads['value']".
+        what: name of the module for the message, such as "heads['value']".
         module: the module.
-        models: that are watched.
+        models: the watched models.
 
     Raises:
-        HeadsError: it is none.
+        HeadsError: the module is not part of a model.
     """
     if any(module is own for model in models for own in model.modules()):
         return
     parameters = {id(parameter) for model in models for parameter in model.parameters()}
     if not any(id(parameter) in parameters for parameter in module.parameters()):
         raise HeadsError(
-            f"{what} is a {type(module).__name__} that is no part of the watched model: give a "
+            f"{what} is a {type(module).__name__} that is not part of the watched model: give a "
             "module of the model itself, not a copy"
         )
 

@@ -16,7 +16,7 @@ from esper.watching.model.shards import first_row, is_shared, local
 
 #: Names that libraries give to the logarithms of the standard deviations of actions.
 _LOG_STD: Final = ("log_std", "logstd", "actor_logstd", "log_std_parameter", "log_std_param")
-#: And to the standard deviations, or to either.
+#: Names that libraries give to standard deviations or their logarithms.
 _STD: Final = (*_LOG_STD, "std_param", "std", "sigma_param")
 #: Further owners by name: modules, or regular expressions over the names of parameters.
 Groups = Mapping[str, str | re.Pattern[str] | nn.Module]
@@ -27,10 +27,10 @@ class Part:
     """A parameter and the owner of each of its rows.
 
     Attributes:
-        name: of the parameter in the model.
+        name: name of the parameter in the model.
         parameter: the parameter.
         owner: the head or group that owns all of it; empty if its rows have several owners.
-        rows: the head that owns each range of rows, where rows have several owners.
+        rows: the head that owns each range of rows, if rows have several owners.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Part:
     def owners_of(self, bad: Tensor) -> list[str]:
         """Return the owners of the elements that a mask of the parameter's shape selects.
 
-        Where processes share the parameter, the mask has the shape of the part in this one.
+        If the parameter is sharded, the mask has the shape of this process's shard.
         """
         if not bad.numel():
             return []
@@ -53,7 +53,7 @@ class Part:
         ]
 
     def local_rows(self) -> tuple[tuple[str, range], ...]:
-        """Return `rows` as they are numbered in the part that this process has of the parameter."""
+        """Return `rows` with the row numbers of this process's shard of the parameter."""
         if not is_shared(self.parameter):
             return self.rows
         first, number = first_row(self.parameter), len(local(self.parameter))
@@ -81,8 +81,8 @@ def parts_of(
             them, in the order of the mapping, and one of a head to the head.
 
     Raises:
-        HeadsError: a head or group is no part of the models, a group is no regular expression, it
-            matches no parameter, or all that it matches belong to groups before it.
+        HeadsError: a head or group is not part of the models, a group is not a regular expression,
+            it matches no parameter, or all its parameters belong to earlier groups.
     """
     _check_names(groups, heads)
     patterns = patterns_of(groups)
@@ -103,7 +103,7 @@ def parts_of(
     tied = _tied(models)
     parts, seen = [], set()
     own: set[str] = set()  # groups that own parameters
-    taken: dict[str, tuple[str, str]] = {}  # a parameter of each group, and whose it is
+    taken: dict[str, tuple[str, str]] = {}  # by group: one of its parameters, and that one's owner
     for model in models:
         for name, parameter in model.named_parameters():
             if id(parameter) in seen or not parameter.is_floating_point():  # quantized weights
@@ -159,7 +159,7 @@ def _check_names(groups: Groups | None, heads: Sequence[Head]) -> None:
 
 
 def _is_std(name: str, parameter: Tensor, dimensions: int) -> bool:
-    """Return whether a parameter, or its layer, makes one value per dimension."""
+    """Return whether a parameter holds, or its layer computes, one std per dimension."""
     path = name.split(".")
     if path[-1] in _STD:
         return parameter.numel() == dimensions
@@ -178,12 +178,11 @@ def _tied(models: Sequence[nn.Module]) -> set[int]:
 
 
 def log_std_excess(parts: Sequence[Part]) -> Callable[[], Tensor | None]:
-    """Return a function that tells whether a standard deviation or its square overflows.
+    """Return a function that checks whether the variance of an action overflows.
 
-    It returns a scalar on the device, above 0 if one does; None where no parameter is one.
-
-    It is infinite then although all parameters and all means are finite; log-probabilities divide
-    by the square.
+    A parameter that is the logarithm of a standard deviation may be finite although the standard
+    deviation or its square, by which log-probabilities divide, is infinite. The function returns a
+    scalar on the device, above 0 if one overflows; None if there is no such parameter.
     """
     both = [(part.parameter, _largest_log_std(part)) for part in parts if is_log_std(part)]
 
@@ -198,7 +197,7 @@ def log_std_excess(parts: Sequence[Part]) -> Callable[[], Tensor | None]:
 
 
 def device_of(parts: Sequence[Part]) -> torch.device:
-    """Return the device of the first parameter; the CPU without any."""
+    """Return the device of the first parameter, or the CPU if there is none."""
     return parts[0].parameter.device if parts else torch.device("cpu")
 
 
@@ -208,7 +207,7 @@ def is_log_std(part: Part) -> bool:
 
 
 def squares_overflow(part: Part) -> frozenset[int]:
-    """Return the dimensions of such a parameter whose variance is infinite."""
+    """Return the dimensions of a logarithm of standard deviations whose variance is infinite."""
     values = local(part.parameter.detach()).flatten()
     first = first_row(part.parameter)
     found = (values > _largest_log_std(part)).nonzero().flatten() + first
@@ -220,7 +219,7 @@ def _largest_log_std(part: Part) -> float:
 
 
 def bad_rows(part: Part, values: Tensor) -> list[str]:
-    """Return the owners of what is not finite in `values`, a tensor shaped like the parameter."""
+    """Return the owners of the non-finite elements of `values`, shaped like the parameter."""
     values = local(values.detach())
     if values.layout is torch.sparse_coo:
         by_row = (~values._values().isfinite()).flatten(1).any(1)
@@ -238,10 +237,10 @@ def bad_rows(part: Part, values: Tensor) -> list[str]:
 
 
 def patterns_of(groups: Groups | None) -> dict[str, re.Pattern[str]]:
-    """Return the pattern of each group that is no module, by name.
+    """Return the pattern of each group that is not a module, by name.
 
     Raises:
-        HeadsError: a group is no regular expression.
+        HeadsError: a group is not a regular expression.
     """
     return {
         name: _compiled(name, pattern)

@@ -1,7 +1,7 @@
 """Local shards of tensors that are distributed over several processes (FSDP, TP).
 
-Reading a whole `DTensor` is a collective operation, which a watch must not start, because the other
-ranks may not take part. So each rank checks its own shard.
+Reading a whole `DTensor` is a collective operation. A watch must not start one, because the other
+ranks may not call it. So each rank checks its own shard.
 """
 
 import sys
@@ -18,7 +18,7 @@ def is_shared(tensor: Tensor) -> bool:
     """Return whether a tensor is a `DTensor`."""
     if type(tensor) in _ORDINARY:
         return False
-    module: Any = sys.modules.get(_MODULE)  # importing it takes long; without it there is none
+    module: Any = sys.modules.get(_MODULE)  # if it was never imported, there is no DTensor
     return module is not None and isinstance(tensor, module.DTensor)
 
 

@@ -1,4 +1,4 @@
-"""The state that an update starts from: kept while it runs, so that it can be repeated later."""
+"""A copy of the state at the start of an update, from which the update can be repeated later."""
 
 import random
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ class _TooLargeError(EsperError):
 
 
 class StartState:
-    """A copy of weights, states of optimizers and of random generators.
+    """A copy of weights, optimizer states and random generator states.
 
-    The memory of the copy is used again by the next one.
+    Each copy reuses the memory of the previous one.
 
     Args:
-        models: whose parameters and buffers are copied.
-        optimizers: whose states are copied.
-        limit: bytes above which nothing is copied.
+        models: the models whose parameters and buffers are copied.
+        optimizers: the optimizers whose states are copied.
+        limit: maximum size in bytes; a larger state is not copied.
 
     Attributes:
-        values: the copied state as tensors and plain values; empty before the first copy, and where
+        values: the copied state as tensors and plain values; empty before the first copy, and if
             it would be larger than the limit.
     """
 
@@ -45,7 +45,7 @@ class StartState:
         self.values: dict[str, Any] = {}
 
     def take(self) -> None:
-        """Copy the state as it is now."""
+        """Copy the current state."""
         if self._left < 0:
             return
         try:

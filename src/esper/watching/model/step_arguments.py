@@ -1,14 +1,14 @@
-"""The closure among the arguments of an optimizer's step, which computes loss and gradients."""
+"""Finds and replaces the closure in the arguments of an optimizer's step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-#: A function that computes the gradients of a step inside of it, and returns the loss.
+#: A function that the optimizer calls during its step; it computes gradients and returns the loss.
 Closure = Callable[[], Any]
 
 
 def closure_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Closure | None:
-    """Return the closure among the arguments of a step, of which the first is the optimizer."""
+    """Return the closure in the arguments of a step; the first argument is the optimizer."""
     closure = args[1] if len(args) > 1 else kwargs.get("closure")
     return closure if callable(closure) else None
 

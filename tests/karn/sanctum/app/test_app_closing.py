@@ -74,7 +74,7 @@ async def test_it_shows_itself_when_the_run_ends_and_only_then(
         await seen(pilot)
         assert not is_shown(app)
         assert "z End" in screen_text(app)[-1]
-        # Further looks at the same run do not bring it back; the key does.
+        # Further readings of the same run do not bring it back; the key does.
         app.shown.append(replace(over, now=over.now + 1))
         await seen(pilot)
         assert not is_shown(app)

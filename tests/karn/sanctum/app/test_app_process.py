@@ -16,7 +16,7 @@ from esper.karn.store.liveness import StatusKind
 from esper.karn.store.run_store import STORE_NAME, RunWriter, create_run
 
 COLUMNS, LINES = 80, 24
-PIECE = 256  # characters that are drawn between two looks at the screen
+PIECE = 256  # characters that are drawn between two readings of the screen
 PROGRAM = """
 import sys
 from pathlib import Path

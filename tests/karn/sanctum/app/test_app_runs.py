@@ -140,7 +140,7 @@ async def test_a_note_is_written_to_a_separate_file_and_shown(listed, runs, scre
         await pilot.pause()
         assert "note: my note" in "\n".join(screen_text(app))
         await pilot.press("e", "escape")
-        assert read_note(runs[-1].path) == "my note", "escape leaves it as it was"
+        assert read_note(runs[-1].path) == "my note", "escape does not change it"
 
     await listed(test)
 

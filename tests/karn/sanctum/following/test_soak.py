@@ -53,7 +53,7 @@ def of_the_events(snapshot):
 
 
 def soak(run, updates):
-    """Feed a run and look at it after every update; return the memory on the way."""
+    """Write a run and read it after every update; return the memory during this."""
     observer = RunObserver(run, run.parent)
     process = psutil.Process()
     memory = []

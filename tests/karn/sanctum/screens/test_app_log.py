@@ -160,7 +160,7 @@ async def test_the_console_output_takes_the_place_of_the_log(views, sanctum, see
         text = "\n".join(screen_text(app))
         assert "loading torch" in text
         assert "        Traceback" in text
-        assert "x the end" in text, "a long line goes on below"
+        assert "x the end" in text, "a long line continues below"
         # Words are not torn apart, and no blank is left over.
         rows = app.focused.text.splitlines()[-3:]
         assert " ".join(rows).endswith(console[-1])

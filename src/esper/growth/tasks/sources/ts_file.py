@@ -157,7 +157,9 @@ def _check_header(path: Path, lines: Sequence[str]) -> int:
             case "@timestamps", "true":
                 raise InvalidTaskError(f"{path} has time stamps, which are not supported")
             case ("@classlabel", "false") | ("@targetlabel", "true"):
-                raise InvalidTaskError(f"{path} has no class labels: it is no classification task")
+                raise InvalidTaskError(
+                    f"{path} has no class labels: it is not a classification task"
+                )
     raise InvalidTaskError(f"{path} is not a .ts file: it has no line @data")
 
 

@@ -124,7 +124,7 @@ class SanctumApp(App[Outcome]):
 
     @property
     def run_screen(self) -> RunScreen:
-        """The screen over the run, also while a dialog is in front of it."""
+        """The current screen, even while a dialog covers it."""
         screen = self.screen_stack[0]
         assert isinstance(screen, RunScreen)
         return screen
@@ -283,12 +283,12 @@ class SanctumApp(App[Outcome]):
             self._poller.poll_now()
 
     def action_jump(self, update: int) -> None:
-        """Show the run as it was after an update."""
+        """Show the state of the run after an update."""
         self._time.go_to(update)
         self._poller.poll_now()
 
     def action_now(self) -> None:
-        """Show the run as it is now, and follow it."""
+        """Show the current state of the run, and follow it."""
         self._time.go_to(None)
         self._poller.poll_now()
 

@@ -36,7 +36,7 @@ class UpdateNotFoundError(EsperError, ValueError):
 
 
 class Observer(Protocol):
-    """Reads a run as it is now, or as it was after an update."""
+    """Reads the current state of a run, or its state after an update."""
 
     def __call__(self, now: float) -> View:
         """Return a view of the run; `now` is in seconds since the epoch."""

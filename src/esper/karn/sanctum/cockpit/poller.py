@@ -18,12 +18,12 @@ from esper.karn.store.run_directory import RunNotFoundError
 if TYPE_CHECKING:
     from esper.karn.reports.run_catalogue import RunCatalogue
 
-#: From one look at the run to the next.
+#: Time between two readings of the run.
 PERIOD_SECONDS: Final = 0.25
 #: The same for a run that has ended: it changes only if it is resumed, and Textual draws the whole
 #: screen behind a dialog again at each look.
 OVER_SECONDS: Final = 1.0
-#: From one look at the folder of runs to the next, while a screen shows it.
+#: Time between two readings of the folder of runs, while a screen shows it.
 RUNS_SECONDS: Final = 1.0
 
 

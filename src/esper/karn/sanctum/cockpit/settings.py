@@ -80,7 +80,7 @@ def write_settings(settings: Settings, path: Path) -> None:
 
 
 class SettingsFile:
-    """The settings file of a cockpit. A damaged file is left as it is; the defaults apply instead.
+    """The settings file of a cockpit. A damaged file is not changed; the defaults apply instead.
 
     Attributes:
         settings: the settings in the file, with all changes since.
@@ -107,7 +107,7 @@ class SettingsFile:
 
         Raises:
             SettingsError: they cannot be written, or the file is damaged and the user may want to
-                repair it. They apply to this cockpit all the same.
+                repair it. They apply to this cockpit nevertheless.
         """
         self.settings = msgspec.structs.replace(self.settings, **changes)
         if self._error is not None:

@@ -35,7 +35,7 @@ class TimeControls:
             self.go_to(max(1, wanted))
 
     def go_to(self, update: int | None) -> None:
-        """Show the run as it was after an update, or with None as it is now."""
+        """Show the state of the run after an update; with None, its current state."""
         self._requested = update
         self._observer.go_to(update)
 

@@ -106,7 +106,7 @@ class DecisionsScreen(RunScreen):
         self._hold(moved(self._steps, step, by))
 
     async def action_now(self) -> None:
-        """Show the newest step, and the run as it is now."""
+        """Show the newest step, and the current state of the run."""
         self._hold(None)
         await self.run_action("app.now")
 

@@ -130,7 +130,7 @@ def _details(view: View) -> list[tuple[str, str]]:
 
 
 def _ranks(view: View) -> str:
-    """Return how many ranks there are; of a run that goes on, which of them do not train."""
+    """Return the number of ranks and, for a run that has not ended, which of them do not train."""
     size = view.snapshot.run.world_size
     ranks = [one for one in view.ranks if one.rank < size]
     training = sum(one.status.kind in _TRAINING for one in ranks)

@@ -28,7 +28,7 @@ def mark_of(place: int) -> str:
 
 
 def written(value: Any) -> str:
-    """Return a value as it is written in options: lists with commas, no quotes."""
+    """Return a value in the notation of options: lists with commas, no quotes."""
     if value is None or value == "":
         return ABSENT
     if isinstance(value, bool):

@@ -20,7 +20,7 @@ LONGEST_MESSAGE: Final = 1 << 16
 MESSAGES_PER_SECOND: Final = 500
 #: Allowed width and height of a page in cells, each from and to.
 _SIZES: Final = ((20, 500), (5, 200))
-#: How long a cockpit may take to exit by itself.
+#: Time that a cockpit has to exit before it is killed.
 _ENDING_SECONDS: Final = 5.0
 
 

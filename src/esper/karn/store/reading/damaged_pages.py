@@ -112,7 +112,7 @@ def read_one_by_one(
     for number in range(after + 1, min(last, after + limit) + 1):
         found = rows.get(number)
         if found is None and number <= removed_up_to:
-            continue  # `thinned_is_whole` tells whether all of these were removed on purpose
+            continue  # `thinned_is_whole` checks whether all of these were removed on purpose
         reason = "it is missing"
         if found is None:
             try:

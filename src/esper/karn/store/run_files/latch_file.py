@@ -2,7 +2,7 @@
 
 The store can be locked, read-only, deleted, replaced or damaged. So the first sighting of each kind
 of non-finite value is also written here, before its update is announced. The file also records
-which store the run was written to and when it could not be written, which tells readers what is
+which store the run was written to and when it could not be written, which shows readers what is
 missing. Each line is one JSON object that ends with its own CRC-32.
 """
 

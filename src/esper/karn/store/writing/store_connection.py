@@ -167,7 +167,7 @@ class StoreConnection:
         connection.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
 
     def count_committed(self) -> int:
-        """Return how many events of the last failed attempt are in the store all the same.
+        """Return how many events of the last failed attempt are in the store nevertheless.
 
         A commit can succeed and its sync fail.
         """
@@ -356,7 +356,7 @@ class StoreConnection:
         if connection is None:
             return
         # Readers release the store within milliseconds, or at their next poll without news. If this
-        # fails, all events are committed and the store can be opened as it is.
+        # fails, all events are committed and the store can be opened.
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             with contextlib.suppress(sqlite3.Error):

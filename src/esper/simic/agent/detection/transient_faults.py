@@ -1,7 +1,7 @@
 """Faults that happened once: the first pass over an update shows them, the second does not.
 
 Of each tensor, the elements that differ between the passes are examined by themselves, so that a
-fault that happened once is found beside whatever else is non-finite, and is distinguished from it.
+fault that happened once is found even if other values are non-finite, and distinguished from them.
 """
 
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
 The first SIGINT stops training after the current update. SIGTERM, SIGHUP or a second SIGINT stop it
 at once: the current batch is discarded, and the state after the last update is kept. SIGUSR1 asks
-for a checkpoint, and training goes on.
+for a checkpoint, and training continues.
 """
 
 import signal

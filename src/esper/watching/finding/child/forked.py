@@ -112,8 +112,8 @@ class _TooLongError(_LostError):
 def can_fork(models: Sequence[nn.Module]) -> bool:
     """Return whether a forked child can repeat the computation of the training process.
 
-    A forked child cannot use an accelerator or take part in distributed training. Parameters in
-    shared memory would be changed for all processes.
+    A forked child cannot use an accelerator or communicate with other ranks. Parameters in shared
+    memory would be changed for all processes.
     """
     return (
         sys.platform == "linux"

@@ -44,7 +44,7 @@ class HostLedger:
         """Return the speed over the steps of this episode; None before the first.
 
         All steps have equally many samples, so it is the harmonic mean of their speeds. An invalid
-        speed is returned as it is.
+        speed is returned unchanged.
         """
         speeds = [step.samples_per_second for step in self._steps]
         for speed in speeds:

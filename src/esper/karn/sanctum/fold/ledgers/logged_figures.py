@@ -26,7 +26,7 @@ class LoggedFigure:
     """One figure with its history.
 
     Attributes:
-        name: as it was logged; `grad_norm` where the watch measured it itself.
+        name: name in the log; `grad_norm` if the watch measured it.
         label: its last part, if no other figure has the same.
         value: the last value.
         history: oldest first, non-finite values included.
