@@ -54,8 +54,7 @@ class MinibatchWatch:
         record: record of the first update.
         reaction: reaction to non-finite values, in a step or while acting.
         end_update: ends an update.
-        finds_updates: whether an update ends when acting begins, or, without acting, after a
-            second.
+        finds_updates: whether an update ends when acting begins, or after a second without acting.
         has_optimizer: whether an optimizer is known. If not, each backward pass counts as a step
             until one steps.
         counts_updates: whether updates without acting end after a number of steps instead of a
@@ -211,10 +210,9 @@ class MinibatchWatch:
             self.held.hold_norm(parameters, local(norm), self._parts)
 
     def on_backward(self, tensors: Any, frame: FrameType) -> None:
-        """Handle the end of a backward pass: check its loss.
+        """Check the loss at the end of a backward pass.
 
-        Without an optimizer, the pass also counts as a step, because nothing else shows where a
-        minibatch ends.
+        Without an optimizer, the pass also counts as a step: nothing else ends a minibatch.
         """
         if self._in_backward.is_open and self._explainer.seen is None:
             with self._guard:

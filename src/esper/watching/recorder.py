@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from esper.watching.finding.explaining import Explanation
 
-_UPDATE_SECONDS: Final = 1.0  # length of an update where the loop shows no boundary
+_UPDATE_SECONDS: Final = 1.0  # length of an update if the loop shows no boundary
 #: Its length in optimizer steps, where several ranks train: their clocks would differ.
 _STEPS_OF_AN_UPDATE: Final = 16
 
