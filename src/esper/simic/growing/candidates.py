@@ -13,6 +13,8 @@ from esper.growth.export.module_files import PortableModule
 from esper.simic.growing.finishing import Finished
 from esper.simic.requests import GrowingError, Limits
 
+#: Difference of accuracies that is nothing but rounding.
+_ROUNDING: Final = 1e-9
 Kind = Literal["grown", "host", "scratch", "plain"]
 #: Each kind of network in words.
 NAMES: Final[dict[Kind, str]] = {
@@ -123,7 +125,7 @@ def choose(
         each
         for each in possible
         if each.size.parameters < best.size.parameters
-        and score(best) - score(each) <= _standard_error(best, each)
+        and score(best) - score(each) <= _standard_error(best, each) + _ROUNDING
     ]
     if not as_good:
         return best, f"It is {NAMES[best.kind]}, which is the best in validation{_of(limits)}."
@@ -145,5 +147,7 @@ def _of(limits: Limits) -> str:
 
 
 def _standard_error(first: Candidate, second: Candidate) -> float:
+    """Return that of the difference between two mean accuracies on the same samples."""
     difference = first.finished.hits - second.finished.hits
-    return float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(error)

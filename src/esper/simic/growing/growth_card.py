@@ -18,6 +18,7 @@ from esper.simic.growing.growth_table import (
     final_accuracies,
     result_lines,
     when_growing_ended,
+    written_accuracy,
 )
 from esper.simic.growing.records import Grown
 
@@ -120,9 +121,7 @@ def growth_warnings(grown: Grown) -> list[str]:
     """Return a sentence for each simpler network that is as good in validation."""
     result, without = final_accuracies(grown)
     warnings = []
-    if max(result, without if grown.written == "host" else result) <= (
-        grown.task.validation.largest_class
-    ):
+    if written_accuracy(grown) <= grown.task.validation.largest_class:
         warnings.append(
             "This network is no better in validation than always predicting the largest class."
         )
