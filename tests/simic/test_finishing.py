@@ -115,6 +115,20 @@ def test_folds_measure_every_sample_and_the_last_run_uses_all_of_them() -> None:
         assert torch.equal(value, finished.portable.state[name])
 
 
+def test_networks_of_different_folds_may_have_different_architectures() -> None:
+    task = noisy(60, 2.0)
+    starts = [start_of(task, seed) for seed in range(10)]
+    wider = plain_shape(HostShape(task.input_shape, task.classes, 4), 200)
+    data = finish_data(task, folds_of(task))
+    mixed = [
+        plain_module(wider, task, seed) if seed in (1, 4) else start
+        for seed, start in enumerate(starts)
+    ]
+    finished = finish(mixed, data, rng_seed=0, last=4)
+    assert finished.portable.parameters == wider.parameters
+    assert finished.validation_accuracy > 0.7
+
+
 def test_copies_in_lockstep_train_as_each_alone_with_torchs_adam() -> None:
     task = noisy(60, 2.0)
     data = finish_data(task, unfolded(task))

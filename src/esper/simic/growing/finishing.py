@@ -280,27 +280,33 @@ class _Runs:
     def _curves(self, rates: Sequence[float], length: int, *, counts: bool) -> list[Curve]:
         """Return the curve of a run at each rate in each fold, rate by rate."""
         data, folds = self._data, len(self._starts)
-        runs = [Run(rate, length, length) for rate in rates for _ in range(folds)]
+        copies = [(rate, fold) for rate in rates for fold in range(folds)]
+        curves: dict[tuple[float, int], Curve] = {}
+        sources = list(dict.fromkeys(start.source for start in self._starts))
         begin = self._done
+        for number, source in enumerate(sources):  # copies in lockstep have one architecture
+            alike = [each for each in copies if self._starts[each[1]].source == source]
 
-        def on_minibatch(done: int) -> None:
-            # the first runs are taken for half of what is left, and so is each further one
-            self._done = begin + (1 - begin) / 2 * done / length
-            self._report(self._done)
+            def on_minibatch(done: int, number: int = number) -> None:
+                # the first runs are taken for half of what is left, and so is each further one
+                share = (number + done / length) / len(sources)
+                self._done = begin + (1 - begin) / 2 * share
+                self._report(self._done)
 
-        curves = train_modules(
-            list(self._starts) * len(rates),
-            data.whole,
-            list(data.trained) * len(rates),
-            list(data.validation) * len(rates),
-            runs,
-            rng_seed=self._rng_seed,
-            device=self._device,
-            keeps_best=not data.is_folded,
-            on_minibatch=on_minibatch if counts else lambda _: None,
-        )
-        self.minibatches += length * len(runs) * counts
-        return curves
+            trained = train_modules(
+                [self._starts[fold] for _, fold in alike],
+                data.whole,
+                [data.trained[fold] for _, fold in alike],
+                [data.validation[fold] for _, fold in alike],
+                [Run(rate, length, length) for rate, _ in alike],
+                rng_seed=self._rng_seed,
+                device=self._device,
+                keeps_best=not data.is_folded,
+                on_minibatch=on_minibatch if counts else lambda _: None,
+            )
+            curves |= dict(zip(alike, trained, strict=True))
+        self.minibatches += length * len(copies) * counts
+        return [curves[each] for each in copies]
 
     def _pooled(self, run: Run, curves: Sequence[Curve]) -> _Tried:
         """Return the best measurement of a run, by the mean over its folds."""
