@@ -216,11 +216,11 @@ def test_a_smaller_network_within_the_noise_is_chosen() -> None:
     grown, host = candidate("grown", 1000, right(91)), candidate("host", 500, right(90))
     chosen, reason = choose([grown, host], Limits(), 500)
     assert chosen is host
-    assert "higher by 0.010, which is within the noise" in reason
+    assert "better in validation by 0.010, which is within the noise" in reason
     better = candidate("grown", 1000, right(95))
     chosen, reason = choose([better, host], Limits(), 500)
     assert chosen is better
-    assert reason == "It is the grown network, which is the best in validation."
+    assert reason == "the grown network, the best in validation"
 
 
 def test_an_equally_good_smaller_network_is_chosen() -> None:
@@ -231,7 +231,7 @@ def test_an_equally_good_smaller_network_is_chosen() -> None:
     ]
     chosen, reason = choose(networks, Limits(), 500)
     assert chosen.kind == "host"
-    assert reason == "It is the same host without growth, which is the best in validation."
+    assert reason == "the same host without growth, the best in validation"
 
 
 def test_the_price_decides_between_accuracy_and_size() -> None:

@@ -79,7 +79,7 @@ def test_a_small_set_is_folded_and_its_networks_are_compared(
         assert each.seconds > 0
     card = growth_card(grown, 0.0)
     assert "mean over 5 stratified folds drawn twice of 36 samples" in card
-    assert f"**{comparison.reason}**" in card
+    assert f"**This is {comparison.reason}.**" in card
     assert card.count(": this network** |") == 1
     summary = growth_summary(grown)
     assert summary.count("(written)") == 1

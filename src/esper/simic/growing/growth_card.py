@@ -62,7 +62,7 @@ def growth_card(grown: Grown, difference: float, onnx_difference: float | None =
         f"{grown.samples} training samples, with random seed {grown.rng_seed}. {_chosen(grown)} "
         f"Made with Esper {VERSION}.",
         "",
-        *(f"**{line}**\n" for line in _headlines(grown)),
+        *(f"**This is {line}.**\n" for line in _headlines(grown)),
         *comparison_lines(grown),
         *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
         *(line for note in task.notes for line in (f"Note: {note}.", "")),
