@@ -15,7 +15,18 @@ OLD_RUN = Path(__file__).parent / "support" / "data" / "format-2-run"
 EVAL = ("eval", "--episodes", "2", "--against", "none", "--json", "--plot", "out/file.svg")
 REPLAY = ("replay", "--html", "out/file.html")
 EXPORT = ("--export", "out/file.svg")
-GROW = ("grow", "--task", "digits", "--hosts", "1", "--steps", "1", "--policy", "old")
+GROW = (
+    "grow",
+    "--task",
+    "digits",
+    "--hosts",
+    "1",
+    "--steps",
+    "1",
+    "--policy",
+    "old",
+    "--no-finish",
+)
 Ended = tuple[object, str, list[str]]
 
 

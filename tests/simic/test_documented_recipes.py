@@ -16,8 +16,9 @@ from esper.growth.environment.env import GrowthVectorEnv
 from esper.growth.export.module_files import load_module, write_module
 from esper.growth.tasks.loading import load_task
 from esper.services.policies import find_policy
-from esper.simic.growing.growth import grow, write_checked
+from esper.simic.growing.growth import grow
 from esper.simic.growing.growth_card import growth_card
+from esper.simic.growing.writing import write_checked
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 300
@@ -145,7 +146,7 @@ def test_the_snippet_of_a_card_prints_a_label(run: Runner, kind: str, tmp_path: 
     np.savez(tmp_path / "data.npz", x=x, y=y)
     policy = find_policy(tmp_path, "shipped")
     name = f"npz:{tmp_path / 'data.npz'}"
-    grown = grow(policy, name, num_hosts=1, rng_seed=0, steps=1, say=lambda _: None)
+    grown = grow(policy, name, num_hosts=1, rng_seed=0, steps=1, finishes=False, say=print)
     (tmp_path / "out").mkdir()
     difference = write_checked(grown, tmp_path / "out")
     (snippet,) = blocks(growth_card(grown, difference), "from model import")

@@ -24,9 +24,12 @@ from esper.simic.config import updated
 from esper.simic.environment import make_environment
 from esper.simic.evaluation.arena import evaluation_seeds
 from esper.simic.growing import growth as growing
-from esper.simic.growing.growth import GrowingError, Grown, Measured, grow, write_checked
+from esper.simic.growing.growth import grow
 from esper.simic.growing.growth_card import growth_card, growth_summary
 from esper.simic.growing.growth_picture import growth_picture
+from esper.simic.growing.records import Grown, Measured
+from esper.simic.growing.writing import write_checked
+from esper.simic.requests import GrowingError
 
 STEPS = 12
 Grow = Callable[..., tuple[int, str, str]]
@@ -60,16 +63,29 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def grown(runs: Path, data: str) -> Grown:
     """The best of six networks on that data."""
     policy = find_policy(runs, None)
-    return grow(policy, data, num_hosts=6, rng_seed=3, steps=None, say=lambda _: None)
+    return grow(
+        policy, data, num_hosts=6, rng_seed=3, steps=None, finishes=False, say=lambda _: None
+    )
+
+
+def with_result(grown: Grown, result: Measured, **changes: Any) -> Grown:
+    """Return a network with another result when growing ended."""
+    return replace(grown, episode=replace(grown.episode, result=result), **changes)
+
+
+@pytest.fixture(autouse=True)
+def _few_other_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for the policy's most frequent plan in one host, which takes less time."""
+    monkeypatch.setattr("esper.simic.growing.decisions._HOSTS", 1)
 
 
 @pytest.fixture
 def command(runs: Path, capsys: pytest.CaptureFixture[str]) -> Grow:
-    """Runs `esper grow`: exit code, output, errors."""
+    """Runs `esper grow` without finishing: exit code, output, errors."""
 
     def command(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as ended:
-            main(("grow", "--run-dir", str(runs), "--policy", "2", *arguments))
+            main(("grow", "--run-dir", str(runs), "--policy", "2", "--no-finish", *arguments))
         output = capsys.readouterr()
         return int(ended.value.code or 0), output.out, output.err
 
@@ -84,7 +100,7 @@ def test_a_network_is_written_that_runs_with_torch_alone(
     assert code == 0, errors
     names = {file.name for file in out.iterdir()}
     assert names == {"model.py", "weights.safetensors", "card.md", "growth.svg"}
-    assert "this network" in output
+    assert "grown network" in output
     assert output.count(" in validation, ") == 4
     snippet = re.findall(r"```python\n(.*?)```", (out / "card.md").read_text(), re.S)[0]
     refuse = "import sys; sys.modules['esper'] = sys.modules['safetensors'] = None\n"
@@ -218,15 +234,16 @@ def test_the_card_has_the_results(grown: Grown) -> None:
 def test_growth_that_did_not_help_is_reported(
     grown: Grown, without: float, is_reported: bool
 ) -> None:
-    made = replace(
+    made = with_result(
         grown,
-        result=Measured(900, 0.6, 0.6, 1e6),
+        Measured(900, 0.6, 0.6, 1e6),
         without_growth=Measured(400, without, 0.7, 1e6),
     )
     card, summary = growth_card(made, 1e-6), growth_summary(made)
     warning = (
         f"Growth did not help here: validation accuracy is {without:.3f} without it and 0.600 in "
-        f"this network. The policy `{made.policy.name}` was trained on digits; train one on this"
+        f"the grown network. The policy `{made.policy.name}` was trained on digits; train one on "
+        "this"
     )
     assert (warning in card) == (warning in summary.splitlines()[-1]) == is_reported
     assert ("did not help" in card + summary) == is_reported
@@ -239,7 +256,7 @@ def test_a_network_no_better_than_the_largest_class_is_reported(grown: Grown) ->
     warning = "This network is no better in validation than always predicting the largest class."
     share = grown.task.validation.largest_class
     for accuracy, is_reported in ((share - 0.01, True), (share, True), (share + 0.01, False)):
-        made = replace(grown, result=Measured(900, accuracy, 0.6, 1e6))
+        made = with_result(grown, Measured(900, accuracy, 0.6, 1e6))
         assert (warning in growth_card(made, 1e-6)) == is_reported
         assert (warning in growth_summary(made).splitlines()) == is_reported
     (row,) = [row for row in growth_summary(grown).splitlines() if row.startswith("largest class")]
@@ -256,7 +273,7 @@ def test_writing_is_tried_before_training(
     def no_step(*_: object) -> None:
         pytest.fail("a step was trained")
 
-    monkeypatch.setattr("esper.simic.growing.growth.write_module", broken)
+    monkeypatch.setattr("esper.simic.growing.writing.write_portable", broken)
     monkeypatch.setattr("esper.growth.environment.env.GrowthVectorEnv.step", no_step)
     code, _, errors = command("--task", data, "--out", str(tmp_path / "out"))
     assert code == EXIT_CODE_FAULT
@@ -277,7 +294,7 @@ def test_a_failure_leaves_the_folder_empty(
     out = tmp_path / "a" / "out"
     if is_there:
         out.mkdir(parents=True)
-    module = "esper.simic.growing." + ("growth" if name == "write_checked" else "growth_card")
+    module = "esper.simic.growing." + ("writing" if name == "write_checked" else "growth_card")
 
     def broken(*_: object) -> None:
         if name == "write_checked":
@@ -313,7 +330,7 @@ def test_one_step_is_singular(command: Grow, tmp_path: Path) -> None:
     options = ("--task", "digits", "--out", str(tmp_path / "out"), "--steps", "1")
     code, output, errors = command(*options)
     assert code == 0, errors
-    assert errors.startswith("digits: images of 8x8; 10 classes\n")
+    assert errors.startswith("digits: 1,797 images of 8x8; 10 classes\n")
     assert "growing 1 network, 1 step\n" in errors
     assert "grew on digits in 1 step: " in output
     assert "in 1 step of" in (tmp_path / "out" / "card.md").read_text()
@@ -321,7 +338,8 @@ def test_one_step_is_singular(command: Grow, tmp_path: Path) -> None:
 
 def test_the_ticks_of_a_flat_curve_differ(grown: Grown) -> None:
     flat = tuple(replace(moment, accuracy=1.0) for moment in grown.moments)
-    made = replace(grown, moments=flat, idle_accuracy=(1.0,) * len(flat))
+    episode = replace(grown.episode, moments=flat)
+    made = replace(grown, episode=episode, idle_accuracy=(1.0,) * len(flat))
     ticks = re.findall(r">(\d\.\d\d)</text>", growth_picture(made))
     assert ticks == ["0.97", "0.98", "0.99", "1.00"]
 
@@ -406,6 +424,7 @@ def test_growing_checks_its_arguments(runs: Path) -> None:
             num_hosts=300,
             rng_seed=0,
             steps=1,
+            finishes=False,
             say=lambda _: None,
         )
 
@@ -470,6 +489,7 @@ def test_a_network_that_is_not_finite_is_never_the_best(
         num_hosts=6,
         rng_seed=3,
         steps=None,
+        finishes=False,
         say=lines.append,
         report=lambda _, fraction: done.append(fraction),
     )

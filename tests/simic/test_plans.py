@@ -80,20 +80,20 @@ def test_the_most_frequent_plan_is_found_with_its_median_steps(arena: Arena) -> 
     plans: list[Plan] = [(LATE_NORM,), other, (later,)]
     recorder = PlanRecorder(plan_player(lambda hosts, _batch: plans))
     played = arena.run("", recorder, arena.batches)
-    plan, count = recorder.most_frequent(played)
+    plan, count = recorder.most_frequent(played.architecture)
     assert count == 2
     assert plan == (PlannedSeed(2, NORM, 1, tempo=0, alpha_target=2, germinate_at=3, advance_at=5),)
     again = PlanRecorder(fixed_plan_player(plan))
-    assert again.most_frequent(arena.run("", again, arena.batches)) == (plan, 3)
+    assert again.most_frequent(arena.run("", again, arena.batches).architecture) == (plan, 3)
 
 
 def test_seeds_that_do_not_stay_belong_to_no_plan(arena: Arena) -> None:
     too_late = PlannedSeed(1, CONV, 0, tempo=0, alpha_target=0, germinate_at=8)
     recorder = PlanRecorder(fixed_plan_player((LATE_NORM, too_late)))
     played = arena.run("", recorder, arena.batches)
-    assert recorder.most_frequent(played) == ((LATE_NORM,), 3)
+    assert recorder.most_frequent(played.architecture) == ((LATE_NORM,), 3)
     idle = PlanRecorder(fixed_plan_player(()))
-    assert idle.most_frequent(arena.run("", idle, arena.batches)) == ((), 3)
+    assert idle.most_frequent(arena.run("", idle, arena.batches).architecture) == ((), 3)
     assert plan_words(()) == "nothing grows"
 
 

@@ -59,7 +59,7 @@ def add_grow(verbs: Any) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="train the network to convergence, beside its host without growth, the same "
-        "architecture from scratch and a plain network of equal size, and write the best of them "
+        "architecture from scratch and a plain network of similar size, and write the best of them "
         "in validation, or a smaller one that is as good (default: %(default)s)",
     )
     for name, what in _LIMITS.items():

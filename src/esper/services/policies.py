@@ -123,7 +123,7 @@ def grow(
     """Let a trained policy grow networks, and write the best one as an ordinary PyTorch module.
 
     The grown network, its host without growth, the same architecture from scratch and a plain
-    network of equal size are trained to convergence. The best in validation is written, or a
+    network of similar size are trained to convergence. The best in validation is written, or a
     smaller one that is as good. On CPU, with the same number of threads and no limit of minutes,
     the same arguments give bitwise the same network.
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esper.growth.hosts.minibatches import MinibatchOrder, SliceSizeError, draw, new_order, restart
+from esper.growth.hosts.minibatches import (
+    MinibatchOrder,
+    SliceSizeError,
+    draw,
+    fitting_batch,
+    new_order,
+    restart,
+)
 
 
 def fresh(hosts: int, samples: int, batch: int, batches: int) -> MinibatchOrder:
@@ -53,6 +60,21 @@ def test_where_slices_end_makes_no_difference() -> None:
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), np.concatenate(wholes, axis=1))
 
 
-def test_a_minibatch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(SliceSizeError, match="needs 80 training samples and the task has 79"):
-        new_order(1, 79, 80, 1)
+def test_a_minibatch_larger_than_the_data_spans_several_passes() -> None:
+    order = fresh(2, 7, 10, 4)
+    drawn = np.concatenate([draw(order, 40) for _ in range(7)], axis=1)
+    for host in range(2):
+        for one_pass in drawn[host].reshape(-1, 7):
+            assert sorted(one_pass) == list(range(7))
+
+
+def test_a_training_part_without_samples_is_refused() -> None:
+    with pytest.raises(SliceSizeError, match="has no samples"):
+        new_order(1, 0, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch"), [(3200, 50), (200, 50), (67, 16), (29, 8), (5, 5), (1, 1)]
+)
+def test_minibatches_of_few_samples_are_small(samples: int, batch: int) -> None:
+    assert fitting_batch(samples, 50) == batch

@@ -185,7 +185,7 @@ def test_the_detected_kind_of_samples_is_reported(
     tmp_path: Path, shape: tuple[int, ...], option: str, words: str
 ) -> None:
     name = save(tmp_path, shape) + option
-    assert summary_lines(load_task(name))[0] == f"{name}: {words}; 3 classes"
+    assert summary_lines(load_task(name))[0] == f"{name}: 300 {words}; 3 classes"
 
 
 def test_arrays_that_are_not_used_are_reported_and_can_be_named(tmp_path: Path) -> None:
@@ -277,7 +277,11 @@ def with_nan(value: float) -> np.ndarray:
             {"x_test": np.ones((9, 5)), "y_test": np.zeros(9)},
             "samples of shape (5,) and the train part (6,)",
         ),
-        ({"x": np.zeros((150, 6)), "y": np.arange(150) % 2}, "has 96 samples for training"),
+        (
+            {"x": np.zeros((50, 6)), "y": np.arange(50) % 20},
+            "has 32 samples for training, without those for validation and test: 20 classes need "
+            "at least 40",
+        ),
         ({"x": np.zeros((4, 6)), "y": np.arange(4) % 2}, "too few to draw a test part"),
     ],
 )

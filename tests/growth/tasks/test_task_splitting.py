@@ -92,7 +92,7 @@ def test_the_summary_says_the_parts_and_the_largest_class() -> None:
     x, y = np.random.default_rng(0).normal(size=(500, 6)), np.arange(500) % 5 == 0
     task = task_of_arrays("data", (x, y), (x[:100], y[:100]))
     assert summary_lines(task) == [
-        "data: vectors of 6 features (guessed from their shape; override with kind=signal); "
+        "data: 600 vectors of 6 features (guessed from their shape; override with kind=signal); "
         "2 classes",
         "400 samples for training, 100 for validation (drawn from the training part), 100 for "
         "test; the largest class is 0.800 of validation and 0.800 of test",

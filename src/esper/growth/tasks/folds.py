@@ -23,12 +23,15 @@ class Folds:
     Attributes:
         whole: all these samples.
         tasks: the task with another division in each.
-        rows: the samples of each task's validation part, as rows of `whole`. Each `[n]`
+        trained: the samples of each task's training part, as rows of `whole`. Each `[m]`
+        rows: the samples of each task's validation part, as rows of `whole`; of a task that is not
+            folded, as rows of its validation part. Each `[n]`
         repeats: how often each sample is in a validation part.
     """
 
     whole: Split
     tasks: tuple[Task, ...]
+    trained: tuple[np.ndarray, ...]
     rows: tuple[np.ndarray, ...]
     repeats: int
 
@@ -68,6 +71,7 @@ def folds_of(task: Task) -> Folds:
             replace(task, train=_take(whole, kept), validation=_take(whole, held))
             for kept, held in divided
         ),
+        tuple(np.sort(kept) for kept, _ in divided),
         tuple(np.sort(held) for _, held in divided),
         repeats,
     )
@@ -75,8 +79,8 @@ def folds_of(task: Task) -> Folds:
 
 def unfolded(task: Task) -> Folds:
     """Return the only division of a task that is not folded."""
-    rows = np.arange(len(task.validation))
-    return Folds(task.train, (task,), (rows,), 1)
+    rows = np.arange(len(task.train)), np.arange(len(task.validation))
+    return Folds(task.train, (task,), rows[:1], rows[1:], 1)
 
 
 def _take(split: Split, rows: np.ndarray) -> Split:

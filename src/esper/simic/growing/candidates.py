@@ -13,13 +13,15 @@ from esper.growth.export.module_files import PortableModule
 from esper.simic.growing.finishing import Finished
 from esper.simic.requests import GrowingError, Limits
 
+#: Difference of accuracies that is nothing but rounding.
+_ROUNDING: Final = 1e-9
 Kind = Literal["grown", "host", "scratch", "plain"]
 #: Each kind of network in words.
 NAMES: Final[dict[Kind, str]] = {
     "grown": "the grown network",
     "host": "the same host without growth",
     "scratch": "the grown architecture, trained from scratch",
-    "plain": "a plain network of equal size",
+    "plain": "a plain network of similar size",
 }
 
 
@@ -94,7 +96,7 @@ def size_of(portable: PortableModule, sample: torch.Tensor) -> Size:
 def choose(
     candidates: Sequence[Candidate], limits: Limits, host_parameters: int
 ) -> tuple[Candidate, str]:
-    """Return the network to write, and why, in one or two sentences.
+    """Return the network to write, and which it is and why, in words.
 
     It is the smallest whose score is within one standard error of the best (Breiman et al. 1984,
     "Classification and regression trees"). The standard error is that of the difference, over the
@@ -123,20 +125,22 @@ def choose(
         each
         for each in possible
         if each.size.parameters < best.size.parameters
-        and score(best) - score(each) <= _standard_error(best, each)
+        and score(best) - score(each) <= _standard_error(best, each) + _ROUNDING
     ]
     if not as_good:
-        return best, f"It is {NAMES[best.kind]}, which is the best in validation{_of(limits)}."
+        return best, f"{NAMES[best.kind]}, the best in validation{_of(limits)}"
     chosen = min(as_good, key=lambda each: (each.size.parameters, -score(each)))
-    error = _standard_error(best, chosen)
     gap = best.finished.validation_accuracy - chosen.finished.validation_accuracy
+    if gap <= 0:
+        return chosen, (
+            f"{NAMES[chosen.kind]}, which is at least as good in validation as {NAMES[best.kind]} "
+            f"with {best.size.parameters:,} parameters"
+        )
     return chosen, (
-        f"It is {NAMES[chosen.kind]}: {NAMES[best.kind]} has {best.size.parameters:,} parameters "
-        f"instead of {chosen.size.parameters:,}, and its validation accuracy is higher by "
-        f"{gap:.3f}, which is within the noise (one standard error is {error:.3f})."
-        if gap > 0
-        else f"It is {NAMES[chosen.kind]}, which is at least as good in validation as "
-        f"{NAMES[best.kind]} with {best.size.parameters:,} parameters."
+        f"{NAMES[chosen.kind]}. {NAMES[best.kind].capitalize()} is better in validation by "
+        f"{gap:.3f}, which is within the noise (one standard error is "
+        f"{_standard_error(best, chosen):.3f}), and has {best.size.parameters:,} parameters "
+        f"instead of {chosen.size.parameters:,}"
     )
 
 
@@ -145,5 +149,7 @@ def _of(limits: Limits) -> str:
 
 
 def _standard_error(first: Candidate, second: Candidate) -> float:
+    """Return that of the difference between two mean accuracies on the same samples."""
     difference = first.finished.hits - second.finished.hits
-    return float(difference.std(ddof=1) / np.sqrt(len(difference))) if len(difference) > 1 else 0.0
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return float(error)

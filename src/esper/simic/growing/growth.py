@@ -111,9 +111,7 @@ def grow(
             grow_hosts(env, player, number, seeds, limiters[number], on_step=on_step, say=say)
         )
     if limited := sum(each.limited_steps for each in limiters):
-        notes.append(
-            f"in {counted(limited, 'step')} a seed was ruled out that would exceed a limit"
-        )
+        notes.append(f"in {counted(limited, 'step')} a seed that would exceed it was ruled out")
     fold = _most_frequent(episodes)
     env, episode = envs[fold], episodes[fold]
     say(

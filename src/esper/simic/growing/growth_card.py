@@ -18,6 +18,7 @@ from esper.simic.growing.growth_table import (
     final_accuracies,
     result_lines,
     when_growing_ended,
+    written_accuracy,
 )
 from esper.simic.growing.records import Grown
 
@@ -61,7 +62,7 @@ def growth_card(grown: Grown, difference: float, onnx_difference: float | None =
         f"{grown.samples} training samples, with random seed {grown.rng_seed}. {_chosen(grown)} "
         f"Made with Esper {VERSION}.",
         "",
-        *(f"**{line}**\n" for line in _headlines(grown)),
+        *(f"**This is {line}.**\n" for line in _headlines(grown)),
         *comparison_lines(grown),
         *(line for warning in growth_warnings(grown) for line in (f"**{warning}**", "")),
         *(line for note in task.notes for line in (f"Note: {note}.", "")),
@@ -120,9 +121,7 @@ def growth_warnings(grown: Grown) -> list[str]:
     """Return a sentence for each simpler network that is as good in validation."""
     result, without = final_accuracies(grown)
     warnings = []
-    if max(result, without if grown.written == "host" else result) <= (
-        grown.task.validation.largest_class
-    ):
+    if written_accuracy(grown) <= grown.task.validation.largest_class:
         warnings.append(
             "This network is no better in validation than always predicting the largest class."
         )

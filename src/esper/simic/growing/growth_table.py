@@ -23,6 +23,13 @@ def final_accuracies(grown: Grown) -> tuple[float, float]:
     return by_kind["grown"].validation_accuracy, by_kind["host"].validation_accuracy
 
 
+def written_accuracy(grown: Grown) -> float:
+    """Return the validation accuracy of the network that is written."""
+    if grown.comparison is None:
+        return grown.result.validation_accuracy
+    return grown.comparison.chosen.finished.validation_accuracy
+
+
 def result_lines(grown: Grown) -> list[str]:
     """Return the accuracies of all networks as lines of text."""
     if grown.comparison is None:

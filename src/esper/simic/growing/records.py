@@ -103,7 +103,7 @@ class Comparison:
     Attributes:
         candidates: the grown network and its opponents.
         chosen: the one that is written.
-        reason: why, one or two sentences.
+        reason: which network that is and why, in words.
         folds, repeats: number of folds, 1 if the task is not folded, and how often they are drawn.
     """
 
