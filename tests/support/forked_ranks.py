@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from waiting import wait_until
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+fork_context = multiprocessing.get_context("forkserver")
+fork_context.set_forkserver_preload(
     [
         "esper.cli",
         "esper.commands.ppo.rank",
@@ -24,9 +24,11 @@ _context.set_forkserver_preload(
         "esper.simic.ranks.meeting",
         "esper.simic.training.progress",
         "esper.simic.training.trainer",
+        "psutil",
         "rank_faults",
         "sklearn.datasets",  # of the task, and of torch's optimizers: seconds in each process
         "torch._dynamo",
+        "torch.distributed.launcher.api",
     ]
 )
 
@@ -82,7 +84,7 @@ class ForkedRanks:
         for rank in range(ranks):
             own = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             output_file(folder, rank).unlink(missing_ok=True)  # of a start before this one
-            process = _context.Process(
+            process = fork_context.Process(
                 target=_run, args=(str(folder), rank, tuple(arguments), own, prepare)
             )
             process.start()
@@ -105,8 +107,9 @@ class ForkedRanks:
         return [process.exitcode for process in self._processes], taken
 
     def output(self, rank: int) -> str:
-        """Return what a rank has printed."""
-        return output_file(self.folder, rank).read_text()
+        """Return what a rank has printed; empty if it has not begun."""
+        path = output_file(self.folder, rank)
+        return path.read_text() if path.exists() else ""
 
     def wait_for(self, text: str, rank: int = 0) -> None:
         """Wait until a rank has printed a text."""
@@ -126,8 +129,22 @@ def _run(
     environment: dict[str, str],
     prepare: Prepare | None,
 ) -> Any:
-    os.chdir(folder)
     os.environ.update(environment)
+    run_esper(folder, rank, arguments, prepare)
+
+
+def run_esper(
+    folder: str, rank: int, arguments: Sequence[str], prepare: Prepare | None = None
+) -> NoReturn:
+    """Run `esper` in this process, as a rank.
+
+    Args:
+        folder: working directory; receives the output.
+        rank: number of the rank.
+        arguments: of `esper`.
+        prepare: called before it starts.
+    """
+    os.chdir(folder)
     output = os.open(output_file(Path(folder), rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
