@@ -40,8 +40,8 @@ class Played:
     """The results of a player.
 
     Attributes:
-        outcomes: of all episodes.
-        architecture: of the finished networks.
+        outcomes: results of all episodes.
+        architecture: architecture of the finished networks.
         last_step: multiply-adds that each host spent in its last step. `[E]`
     """
 

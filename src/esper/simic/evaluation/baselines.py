@@ -89,7 +89,7 @@ def turns_of(name: str, arena: Arena, agents: int) -> int:
 
 
 def run_baseline(name: str, arena: Arena, agents: Agents) -> list[Contestant]:
-    """Run one baseline, and what runs with it.
+    """Run one baseline, and the one that always runs with it, if any.
 
     Args:
         name: a name in `esper.simic.evaluation.baseline_names.BASELINES`.

@@ -34,7 +34,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Agents:
-    """The evaluated policies, as their opponents see them.
+    """The evaluated policies, with the figures that their opponents need.
 
     Attributes:
         players: each policy as a player.

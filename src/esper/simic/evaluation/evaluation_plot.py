@@ -1,7 +1,7 @@
 """The plot of an evaluation: accuracy against parameters and against training cost, as SVG.
 
 A scatter plot of a dozen points needs no plotting library. It has no background and grey text, so
-that it can be read on light and on dark pages.
+it is readable on light and dark pages.
 """
 
 import math

@@ -93,7 +93,7 @@ def _means(evaluation: Evaluation) -> Table:
 
 
 def _descriptions(evaluation: Evaluation) -> Table:
-    """Return what each contestant is; several policies also with their own means."""
+    """Return the description of each contestant; for several policies, also the mean of each."""
     table = _table("who", "")
     table.columns[-1].justify = "left"
     for entry in evaluation.entries:

@@ -1,4 +1,4 @@
-"""Plans: growth that is decided beforehand and played without looking at the host.
+"""Plans: growth that is fixed in advance and does not depend on observations of the host.
 
 A plan names a seed for some slots, and the steps at which each is germinated and advanced. Seeds
 are fossilized whenever nothing else is due. The opponents are the plan that an agent follows most

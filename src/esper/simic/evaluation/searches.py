@@ -1,4 +1,4 @@
-"""Opponents that search for as long as the agent was trained, and then play what they found.
+"""Opponents whose search costs as much as the agent's training, and that then play the result.
 
 `random-best` tries random plans; `halving` tries fixed networks of the agent's size, each drawn
 with its learning rate, and stops the worse ones early: successive halving (Jamieson and Talwalkar

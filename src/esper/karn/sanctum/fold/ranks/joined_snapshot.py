@@ -18,7 +18,7 @@ from esper.karn.sanctum.schema import (
 )
 from esper.karn.store.rank_folders import rank_folder
 
-#: Levels of the lines of other ranks that the joined log has, too.
+#: Levels of the lines of other ranks that the joined log includes.
 _LEVELS_SHOWN: Final = ("latch", "warning", "error")
 
 
