@@ -1,4 +1,4 @@
-"""Plain networks as modules of their own: they compute what the plain opponents do."""
+"""Plain networks as standalone modules: they compute the same as the plain opponents."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Plain networks as modules of their own, with initial values drawn by PyTorch."""
+"""Plain networks as standalone modules, with initial values drawn by PyTorch."""
 
 from collections.abc import Iterator
 

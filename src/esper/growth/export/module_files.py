@@ -1,4 +1,4 @@
-"""A network as a PyTorch module of its own: its source and its weights, in memory and on disk."""
+"""A network as a standalone PyTorch module: its source and its weights, in memory and on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class PortableModule:
 
 
 def portable_module(network: FinishedNetwork, task: Task) -> PortableModule:
-    """Return a grown network as a module of its own."""
+    """Return a grown network as a standalone module."""
     return PortableModule(module_source(network, task), module_state(network, task))
 
 

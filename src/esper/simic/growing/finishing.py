@@ -109,7 +109,7 @@ def finish_data(task: Task, folds: Folds) -> FinishData:
 
 
 def raw_part(task: Task, split: Split) -> RawPart:
-    """Return a part of a task as a network of its own takes it."""
+    """Return a part of a task in the form that a standalone network takes."""
     inputs = task.raw(split)
     scale = task.standardisation
     if inputs.dtype == torch.float64 and not (scale is not None and scale.needs_float64):

@@ -30,7 +30,7 @@ _CHUNK = 500
 
 @dataclass(frozen=True)
 class RawPart:
-    """Raw samples, as a network of its own takes them, and their labels `[n]`."""
+    """Raw samples, in the form that a standalone network takes, and their labels `[n]`."""
 
     inputs: Tensor
     labels: Tensor
