@@ -73,7 +73,7 @@ def end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def end_in_vain(sentence: str) -> NoReturn:
+def end_unsuccessfully(sentence: str) -> NoReturn:
     """End a process whose main thread does not respond because it waits for lost ranks.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Any
 from esper.commands.data.mirror import mirrored
 from esper.commands.options import OptionError
 from esper.commands.output import print_warning
-from esper.commands.ppo.ending import end_at_once, end_in_vain, exit_code
+from esper.commands.ppo.ending import end_at_once, end_unsuccessfully, exit_code
 from esper.commands.ppo.in_front import console_log, report_stop, train_in_front
 from esper.karn.store.rank_folders import Rank
 from esper.karn.store.run_directory import CONFIG_NAME, CONSOLE_NAME
@@ -45,7 +45,7 @@ def train_as_rank(options: argparse.Namespace, rank: Rank, prepare: Prepare, ale
         prepare: prepares the run; called only in rank 0.
         alerts: settings file of alerts; None for no alerts.
     """
-    start = RankStart(rank, end_in_vain)
+    start = RankStart(rank, end_unsuccessfully)
     if start.is_first:
         with start.run(prepare) as run, mirrored(run.directory, options.log_to):
             if sentence := start_alerts(run.directory, alerts):

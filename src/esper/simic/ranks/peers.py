@@ -144,7 +144,7 @@ class _Peers(ABC):
         """Return the open connections."""
 
     @abstractmethod
-    def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
+    def _receive(self, connection: _Connection, message: dict[str, Any]) -> None:
         """Handle a message."""
 
     @abstractmethod
@@ -164,7 +164,7 @@ class _Peers(ABC):
                     continue
                 messages = connection.receive()
                 for message in messages or ():
-                    self._hear(connection, message)
+                    self._receive(connection, message)
                 if messages is None:
                     self._is_closed(connection)
             self._take_turn(time.monotonic())
@@ -179,10 +179,10 @@ class _Peers(ABC):
     def _take_turn(self, now: float) -> None:
         if self._wants_stop and not self._over:
             self._end("it was asked to stop", now)
-            self._tell({"stop": True})
+            self._send({"stop": True})
         if now >= self._beat_due:
             self._beat_due = now + BEAT_SECONDS
-            self._tell({"alive": True})
+            self._send({"alive": True})
         for connection in list(self._others()):
             if now - connection.heard_at > SILENCE_SECONDS and not connection.has_ended:
                 self._lose(f"{connection.name} was silent for {SILENCE_SECONDS:.0f} s")
@@ -191,7 +191,7 @@ class _Peers(ABC):
             self._over_at = now
             self._listener.overdue(self._over)
 
-    def _tell(self, message: dict[str, Any], but: _Connection | None = None) -> None:
+    def _send(self, message: dict[str, Any], but: _Connection | None = None) -> None:
         for connection in self._others():
             if connection is not but:
                 connection.send(**message)
@@ -249,7 +249,7 @@ class Hub(_Peers):
             connection = _Connection(end)
             self._selector.register(end, selectors.EVENT_READ, connection)
 
-    def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
+    def _receive(self, connection: _Connection, message: dict[str, Any]) -> None:
         if connection.name is None:
             if message.get("token") != self.token:
                 self._drop(connection)
@@ -260,7 +260,7 @@ class Hub(_Peers):
             self._known.append(connection)
             return
         if "stop" in message:
-            self._tell(message, but=connection)
+            self._send(message, but=connection)
             self._stop()
         if "checkpoint" in message:
             self._listener.write_checkpoint()
@@ -282,7 +282,7 @@ class Hub(_Peers):
 
     def _lose(self, sentence: str) -> None:
         if not self._over:
-            self._tell({"lost": sentence})
+            self._send({"lost": sentence})
         super()._lose(sentence)
 
 
@@ -323,7 +323,7 @@ class Spoke(_Peers):
     def _others(self) -> list[_Connection]:
         return [self._hub]
 
-    def _hear(self, connection: _Connection, message: dict[str, Any]) -> None:
+    def _receive(self, connection: _Connection, message: dict[str, Any]) -> None:
         if "stop" in message:
             self._stop()
         if "lost" in message:

@@ -32,7 +32,7 @@ from esper.simic.training.host_pool import HostPool
 from esper.simic.training.learning_rate import learning_rate_after
 from esper.simic.training.process.stopping import StoppedAtOnce, StopRequest
 from esper.simic.training.progress import ProgressReport
-from esper.simic.training.ranks.births import report_births, use_one_state
+from esper.simic.training.ranks.faults_by_rank import report_faults_by_rank, use_one_state
 from esper.simic.training.ranks.host_sharing import HostSharing
 from esper.simic.training.ranks.shared_state import NotedCheckpoints, load_for_all
 from esper.simic.training.run_data import change_sentences
@@ -336,7 +336,7 @@ class Trainer:
         born = 0
         if self._ranks is not None and (seen := result.figures.head_nonfinite):
             here = own.figures.head_nonfinite
-            born = report_births(self._update, seen, here, self._ranks, self._log)
+            born = report_faults_by_rank(self._update, seen, here, self._ranks, self._log)
         if result.start is not None and (self._ranks is None or self._ranks.rank == born):
             capsule = capsule_of(
                 self._update,

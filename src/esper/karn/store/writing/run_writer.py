@@ -99,7 +99,7 @@ class RunWriter:
         self._report = report
         self._shared_disk = shared_disk_of(directory)
         if self._shared_disk:
-            self._tell(sentence_about(self._shared_disk))
+            self._announce(sentence_about(self._shared_disk))
         self._limit_bytes = limit_bytes
         self._gpu = gpu
         self._queue: deque[StoredEvent] = deque()
@@ -236,9 +236,9 @@ class RunWriter:
             self._latches.write()
             is_whole = self._latches.is_whole
         if self._lost:
-            self._tell(_lost(self._lost, self._last_error))
+            self._announce(_lost(self._lost, self._last_error))
         if not is_whole:
-            self._tell("the lights of this run could not be written to latches.jsonl either")
+            self._announce("the lights of this run could not be written to latches.jsonl either")
 
     def _fits(self, event: StoredEvent) -> bool:
         size = self._queue_bytes + len(event.data)
@@ -273,7 +273,7 @@ class RunWriter:
         thread.start()
         return thread
 
-    def _tell(self, line: str) -> None:
+    def _announce(self, line: str) -> None:
         if self._report is not None:
             # The output of the report may fail, too: a full disk, a closed terminal.
             with contextlib.suppress(OSError, ValueError):
@@ -368,7 +368,7 @@ class RunWriter:
         self._take_from_queue(len(batch), syncs)
         if recovered is not None:
             self._is_recovering = True
-            self._tell(f"{self._path} is written again; events lost: {self._lost}")
+            self._announce(f"{self._path} is written again; events lost: {self._lost}")
         if self._is_recovering and is_all:
             self._is_recovering = False
             with self._latches_lock:
@@ -382,7 +382,7 @@ class RunWriter:
         if self._wal.is_full:
             with self._changed:
                 self._last_error = line
-        self._tell(line)
+        self._announce(line)
         store.write([_notice(line)])
 
     def _take_from_queue(self, number: int, syncs: int = 0) -> None:
@@ -420,7 +420,7 @@ class RunWriter:
         if is_first:
             with self._latches_lock:
                 self._latches.note_failure(error)
-            self._tell(
+            self._announce(
                 f"{sentence}; training continues, events wait in memory, and lights are written "
                 "to latches.jsonl"
             )

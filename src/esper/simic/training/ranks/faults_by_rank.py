@@ -12,7 +12,7 @@ from esper.simic.training.ranks.shared_state import take_same_state
 from esper.simic.training.run_log import RunLog
 
 
-def report_births(
+def report_faults_by_rank(
     update: int,
     seen: Sequence[NonfiniteSighting],
     own: Sequence[NonfiniteSighting],
