@@ -209,11 +209,14 @@ class MinibatchWatch:
                 return
             self.held.hold_norm(parameters, local(norm), self._parts)
 
-    def on_backward(self, tensors: Any, frame: FrameType) -> None:
+    def on_backward(self, tensors: Any) -> None:
         """Check the loss at the end of a backward pass.
 
         Without an optimizer, the pass also counts as a step: nothing else ends a minibatch.
         """
+        frame = sys._getframe(1)
+        if torch.compiler.is_compiling():
+            return
         if self._in_backward.is_open and self._explainer.seen is None:
             with self._guard:
                 self._end_steps_in_backward(tensors, frame)
@@ -222,9 +225,6 @@ class MinibatchWatch:
             return
         is_bad = is_step = False
         with self._guard:
-            is_looked_at = self._flags is not None or self._explainer.seen is not None
-            if self.has_optimizer and not is_looked_at and backward_pass.is_finite_number(tensors):
-                return
             for loss in backward_pass.losses_in(tensors):
                 self._saw_loss(loss, frame)
             is_alone = not self.has_optimizer and self._explainer.seen is None

@@ -37,6 +37,7 @@ from esper.watching.minibatch_watch import MinibatchWatch
 from esper.watching.model.heads import gives_widths, heads_of, output_layer_of
 from esper.watching.model.parts import Groups, Part, device_of, parts_of, patterns_of
 from esper.watching.model.start_state import StartState
+from esper.watching.ordinary_steps import OrdinarySteps
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 
 When = Literal["auto", "step", "update"]
@@ -90,7 +91,8 @@ class Watch:
             is_on_cpu = device_of(self.parts).type == "cpu"
             when = "step" if is_on_cpu or on_nonfinite != "report" else "update"
         self._flags = DeviceFlags.of(self.heads, self.parts) if when == "update" else None
-        self._minibatches = MinibatchWatch(
+        is_plain = self._flags is None and repeater is None
+        self._minibatches = (OrdinarySteps if is_plain else MinibatchWatch)(
             self.parts,
             self.heads,
             self._optimizers,

@@ -19,7 +19,8 @@ class HeldMinibatch:
     """Values of a minibatch, held until the optimizer's step.
 
     Attributes:
-        clips: parameters whose gradients were clipped together, with the norm before.
+        clips: parameters whose gradients were clipped together, with the norm before, and the
+            number in it.
         gradients: gradient of each part before clipping, if a norm was not finite. For a shard,
             here and below, the values in this process.
         results: scalars that show whether a result is finite, such as sums of outputs and losses;
@@ -32,7 +33,7 @@ class HeldMinibatch:
         is_scaled: whether a loss scaler skips the step if gradients are not finite.
     """
 
-    clips: list[tuple[list[Tensor], Tensor]] = field(default_factory=list)
+    clips: list[tuple[list[Tensor], Tensor, float]] = field(default_factory=list)
     gradients: list[Tensor | None] | None = None
     results: list[tuple[str, str, Tensor]] = field(default_factory=list)
     bad_loss: str = ""
@@ -50,8 +51,9 @@ class HeldMinibatch:
             norm: of the gradients.
             parts: all parameters.
         """
-        self.clips.append((parameters, norm))
-        if not math.isfinite(norm.item()):
+        number = norm.item()
+        self.clips.append((parameters, norm, number))
+        if not math.isfinite(number):
             own = self.gradients_of(parts)
             self.gradients = [None if one is None else one.detach().clone() for one in own]
 
@@ -73,20 +75,24 @@ class HeldMinibatch:
 
     def norm_of(self, optimizer: torch.optim.Optimizer) -> float | None:
         """Return the norm of an optimizer's gradients before clipping; None if it has none."""
-        own: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        own: list[Tensor]
+        if len(groups := optimizer.param_groups) == 1:
+            own = groups[0]["params"]
+        else:
+            own = [p for group in groups for p in group["params"]]
         if len(self.clips) == 1:  # all gradients were clipped together, as in most loops
-            clipped, norm = self.clips[0]
+            clipped, _, norm = self.clips[0]
             if len(clipped) == len(own) and all(map(is_, clipped, own)):
-                return norm.item()
-        in_clips = {id(parameter) for clipped, _ in self.clips for parameter in clipped}
+                return norm
+        in_clips = {id(parameter) for clipped, _, _ in self.clips for parameter in clipped}
         is_clipped = in_clips.intersection(map(id, own)) if in_clips else in_clips
-        norms = [norm for _, norm in self.clips] if is_clipped else []
+        norms = [norm for _, _, norm in self.clips] if is_clipped else []
         others = [local(p.grad) for p in own if p.grad is not None and id(p) not in is_clipped]
         if others:
-            norms.append(gradient_norm(others))
+            norms.append(gradient_norm(others).item())
         if not norms:
             return None
-        return norms[0].item() if len(norms) == 1 else math.hypot(*(one.item() for one in norms))
+        return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
     def is_skipped_by_scaler(self, optimizer: torch.optim.Optimizer) -> bool:
         """Return whether a loss scaler skips this step because of non-finite gradients."""
@@ -120,6 +126,11 @@ class PutAside:
 
     def __init__(self) -> None:
         self._taken: list[tuple[Tensor, Tensor | None]] = []
+
+    @property
+    def is_used(self) -> bool:
+        """Whether gradients were taken and not given back."""
+        return bool(self._taken)
 
     def take(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the gradients of an optimizer's parameters."""
