@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
@@ -30,12 +29,12 @@ from esper.watching.hooking.hooks import OwnOptimizers
 from esper.watching.incidents import Incidents
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part
+from esper.watching.model.random_states import RandomStates
 from esper.watching.model.shards import local
 from esper.watching.model.step_arguments import Closure
 from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
-_STEPS_OF_A_LOOP: Final = 4  # maximum number of optimizer steps in one pass of a loop
 _LEFT_OUT: Final = 64  # number of steps skipped by a loss scaler that are checked
 
 
@@ -115,8 +114,7 @@ class MinibatchWatch:
         self.has_acted = False
         self.is_updating = False
         self.last_optimizer: torch.optim.Optimizer | None = None
-        # States of the generator after the last steps, the newest first.
-        self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
+        self._random_states = RandomStates(is_alone=len(optimizers) == 1)
         self._acts = False  # whether the model has ever acted
         self._is_learning = False  # a minibatch was computed, but there was no step yet
         self.owner_norms = OwnerNorms(parts)
@@ -188,7 +186,7 @@ class MinibatchWatch:
                 self._end_found_update()  # the previous minibatch had no step
             self._is_learning, self.has_acted = True, False
         elif not self.is_updating:
-            self.has_acted = True
+            self.has_acted = self._random_states.has_acted = True
             if not self._is_learning:  # otherwise the call is part of the minibatch
                 self._acts = True
                 self._end_found_update()
@@ -426,11 +424,12 @@ class MinibatchWatch:
         self.forget_minibatch()
         self.std.began()
         self._began = time.monotonic()
-        self._rngs.appendleft(torch.get_rng_state())
+        self._random_states.step_over()
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
         self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
-        details |= {"rngs": tuple(self._rngs), "closure_rng": self._closures.generator}
+        rngs = self._random_states.of_minibatch()
+        details |= {"rngs": rngs, "closure_rng": self._closures.generator}
         self._incidents.explain(self.record, self.held, stack, phase, **details)
 
     def explain_exception(self, stack: list[FrameType]) -> None:
