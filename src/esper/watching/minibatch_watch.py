@@ -422,7 +422,7 @@ class MinibatchWatch:
     def _begin_minibatch(self) -> None:
         self._is_learning = False
         self.forget_minibatch()
-        self.std.began()
+        self.std.calls = 0  # weights may have changed
         self._began = time.monotonic()
         self._random_states.step_over()
 
@@ -443,6 +443,6 @@ class MinibatchWatch:
 
     def forget_minibatch(self) -> None:
         """Begin a new minibatch."""
-        self.held = HeldMinibatch()
+        self.held.forget()
         if self._repeater is not None:
             self._repeater.forget()

@@ -1,7 +1,7 @@
 """`esper.watch`: lights for any PyTorch training, without changes to the training loop.
 
 While nothing is wrong, a watch checks three numbers per optimizer step: the loss, the gradient
-norm, which clipping computes anyway, and the sum of the logits. Only if one of them is not finite,
+norm, which clipping computes anyway, and the norm of the logits. Only if one of them is not finite,
 it checks tensors, reads the loop's own variables, and runs the minibatch again under a tracer.
 """
 

@@ -57,6 +57,14 @@ class HeldMinibatch:
             own = self.gradients_of(parts)
             self.gradients = [None if one is None else one.detach().clone() for one in own]
 
+    def forget(self) -> None:
+        """Begin a new minibatch. A new object takes 0.5 µs more in a training."""
+        self.clips.clear()
+        self.results.clear()
+        self.gradients, self.bad_loss = None, ""
+        self.had_finite_gradients = self.is_noted = self.is_left_out = False
+        self.is_explained = self.is_scaled = False
+
     def forget_gradients(self) -> None:
         """Clear gradients and their loss, because new gradients replace them."""
         self.clips, self.gradients, self.bad_loss, self.is_noted = [], None, "", False
