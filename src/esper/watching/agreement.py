@@ -74,6 +74,9 @@ class Reaction:
         agreement: agreement with the other ranks; None if this process decides alone.
         guard: the watch's guard.
         halt: ends training; receives the other ranks with a non-finite value, if this one had none.
+
+    Attributes:
+        is_alone: whether this process decides alone.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Reaction:
         halt: Callable[[Sequence[int]], None],
     ) -> None:
         self._on_nonfinite = on_nonfinite
+        self.is_alone = agreement is None
         self._agreement = agreement
         self._guard = guard
         self._halt = halt

@@ -121,7 +121,7 @@ class Incidents:
             return
         was_explained = self.acting_is_explained
         self.acting_is_explained |= phase == "acting"
-        norms = tuple(norm for _, norm in held.clips)
+        norms = tuple(norm for _, norm, _ in held.clips)
         gradients = held.gradients_of(self._parts)
         values = list(outputs), gradients, tuple(rngs), norms, held.bad_loss, closure_rng
         minibatch = Minibatch(*values, had_finite_gradients=held.had_finite_gradients)

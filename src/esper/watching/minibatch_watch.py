@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
@@ -30,12 +29,12 @@ from esper.watching.hooking.hooks import OwnOptimizers
 from esper.watching.incidents import Incidents
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part
+from esper.watching.model.random_states import RandomStates
 from esper.watching.model.shards import local
 from esper.watching.model.step_arguments import Closure
 from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
-_STEPS_OF_A_LOOP: Final = 4  # maximum number of optimizer steps in one pass of a loop
 _LEFT_OUT: Final = 64  # number of steps skipped by a loss scaler that are checked
 
 
@@ -115,8 +114,7 @@ class MinibatchWatch:
         self.has_acted = False
         self.is_updating = False
         self.last_optimizer: torch.optim.Optimizer | None = None
-        # States of the generator after the last steps, the newest first.
-        self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
+        self._random_states = RandomStates(is_alone=len(optimizers) == 1)
         self._acts = False  # whether the model has ever acted
         self._is_learning = False  # a minibatch was computed, but there was no step yet
         self.owner_norms = OwnerNorms(parts)
@@ -188,7 +186,7 @@ class MinibatchWatch:
                 self._end_found_update()  # the previous minibatch had no step
             self._is_learning, self.has_acted = True, False
         elif not self.is_updating:
-            self.has_acted = True
+            self.has_acted = self._random_states.has_acted = True
             if not self._is_learning:  # otherwise the call is part of the minibatch
                 self._acts = True
                 self._end_found_update()
@@ -209,11 +207,14 @@ class MinibatchWatch:
                 return
             self.held.hold_norm(parameters, local(norm), self._parts)
 
-    def on_backward(self, tensors: Any, frame: FrameType) -> None:
+    def on_backward(self, tensors: Any) -> None:
         """Check the loss at the end of a backward pass.
 
         Without an optimizer, the pass also counts as a step: nothing else ends a minibatch.
         """
+        frame = sys._getframe(1)
+        if torch.compiler.is_compiling():
+            return
         if self._in_backward.is_open and self._explainer.seen is None:
             with self._guard:
                 self._end_steps_in_backward(tensors, frame)
@@ -222,9 +223,6 @@ class MinibatchWatch:
             return
         is_bad = is_step = False
         with self._guard:
-            is_looked_at = self._flags is not None or self._explainer.seen is not None
-            if self.has_optimizer and not is_looked_at and backward_pass.is_finite_number(tensors):
-                return
             for loss in backward_pass.losses_in(tensors):
                 self._saw_loss(loss, frame)
             is_alone = not self.has_optimizer and self._explainer.seen is None
@@ -424,13 +422,14 @@ class MinibatchWatch:
     def _begin_minibatch(self) -> None:
         self._is_learning = False
         self.forget_minibatch()
-        self.std.began()
+        self.std.calls = 0  # weights may have changed
         self._began = time.monotonic()
-        self._rngs.appendleft(torch.get_rng_state())
+        self._random_states.step_over()
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
         self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
-        details |= {"rngs": tuple(self._rngs), "closure_rng": self._closures.generator}
+        rngs = self._random_states.of_minibatch()
+        details |= {"rngs": rngs, "closure_rng": self._closures.generator}
         self._incidents.explain(self.record, self.held, stack, phase, **details)
 
     def explain_exception(self, stack: list[FrameType]) -> None:
@@ -444,6 +443,6 @@ class MinibatchWatch:
 
     def forget_minibatch(self) -> None:
         """Begin a new minibatch."""
-        self.held = HeldMinibatch()
+        self.held.forget()
         if self._repeater is not None:
             self._repeater.forget()

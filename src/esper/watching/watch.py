@@ -1,7 +1,7 @@
 """`esper.watch`: lights for any PyTorch training, without changes to the training loop.
 
 While nothing is wrong, a watch checks three numbers per optimizer step: the loss, the gradient
-norm, which clipping computes anyway, and the sum of the logits. Only if one of them is not finite,
+norm, which clipping computes anyway, and the norm of the logits. Only if one of them is not finite,
 it checks tensors, reads the loop's own variables, and runs the minibatch again under a tracer.
 """
 
@@ -37,6 +37,7 @@ from esper.watching.minibatch_watch import MinibatchWatch
 from esper.watching.model.heads import gives_widths, heads_of, output_layer_of
 from esper.watching.model.parts import Groups, Part, device_of, parts_of, patterns_of
 from esper.watching.model.start_state import StartState
+from esper.watching.ordinary_steps import OrdinarySteps
 from esper.watching.recorder import NoRecorder, Recorder, Trouble, UpdateRecord
 
 When = Literal["auto", "step", "update"]
@@ -90,7 +91,8 @@ class Watch:
             is_on_cpu = device_of(self.parts).type == "cpu"
             when = "step" if is_on_cpu or on_nonfinite != "report" else "update"
         self._flags = DeviceFlags.of(self.heads, self.parts) if when == "update" else None
-        self._minibatches = MinibatchWatch(
+        is_plain = self._flags is None and repeater is None
+        self._minibatches = (OrdinarySteps if is_plain else MinibatchWatch)(
             self.parts,
             self.heads,
             self._optimizers,

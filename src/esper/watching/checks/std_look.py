@@ -15,6 +15,7 @@ class StdLook:
 
     Attributes:
         excess: returns by how much a standard deviation is too large; see `log_std_excess`.
+        calls: number of calls while acting, since the last step, which sets it to 0.
         overflows: whether one was too large at the end of the last update; only set when flags on
             the device are used.
     """
@@ -22,12 +23,8 @@ class StdLook:
     def __init__(self, parts: Sequence[Part]) -> None:
         self.excess: Callable[[], Tensor | None] = log_std_excess(parts)
         self.overflows = False
-        self._calls = 0  # number of calls while acting, since the last step
+        self.calls = 0
         self._looked_at = 0  # number of the last update in which one overflowed
-
-    def began(self) -> None:
-        """Begin a minibatch, in which weights may have changed."""
-        self._calls = 0
 
     def has_infinite(self, update: int) -> bool:
         """Return, once per update, whether actions are drawn with an infinite standard deviation.
@@ -38,8 +35,8 @@ class StdLook:
         Args:
             update: number of the current update.
         """
-        self._calls += 1
-        if self._calls & (self._calls - 1) or self._looked_at == update:
+        self.calls += 1
+        if self.calls & (self.calls - 1) or self._looked_at == update:
             return False
         excess = self.excess()
         if excess is None or excess.item() <= 0:

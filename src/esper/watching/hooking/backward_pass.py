@@ -45,17 +45,6 @@ def losses_in(tensors: Any) -> list[Tensor]:
     ]
 
 
-def is_finite_number(loss: Any) -> bool:
-    """Return whether a loss is one finite number, as nearly all are; this needs a single read."""
-    return (
-        type(loss) is Tensor
-        and loss.numel() == 1
-        and loss.is_floating_point()
-        and not loss.is_meta
-        and math.isfinite(loss.item())
-    )
-
-
 class OwnLosses:
     """Distinguishes the losses of the watched models from others.
 
@@ -105,16 +94,15 @@ class StepsInBackward:
     """The optimizer steps that hooks of gradients take inside of a backward pass.
 
     Those of one pass are one minibatch, and their norms are one norm.
+
+    Attributes:
+        is_open: whether the last step was in a backward pass that is not over.
     """
 
     def __init__(self) -> None:
         self._pass = _NO_PASS
+        self.is_open = False
         self._norms: list[float] = []
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the last step was in a backward pass that is not over."""
-        return self._pass != _NO_PASS
 
     def is_first(self, begin: Callable[[], None]) -> bool:
         """Note that a step begins; return whether it is the first of its minibatch.
@@ -123,6 +111,7 @@ class StepsInBackward:
             begin: begins a minibatch. It is called if the end of the last pass was not seen.
         """
         before, self._pass = self._pass, torch._C._current_graph_task_id()
+        self.is_open = self._pass != _NO_PASS
         if before == _NO_PASS:
             return True
         if self._pass == before:
@@ -140,7 +129,7 @@ class StepsInBackward:
             flags.note_held(record.minibatch)
         elif self._norms:
             record.add_norm(math.hypot(*self._norms))
-        self._norms, self._pass = [], _NO_PASS
+        self._norms, self._pass, self.is_open = [], _NO_PASS, False
 
 
 def is_inside_backward() -> bool:

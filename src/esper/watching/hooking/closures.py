@@ -28,6 +28,9 @@ class ClosureSteps:
         guard: the watch's guard.
         is_kept: whether weights and the optimizer's state are copied before each step;
             `put_back` needs this.
+
+    Attributes:
+        open_step: the open step; None if there is none.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class ClosureSteps:
         self._look = look
         self._guard = guard
         self._is_kept = is_kept
-        self._open: _ClosureStep | None = None
+        self.open_step: _ClosureStep | None = None
         self._kept: _Kept | None = None
         # By optimizer: the gradients of its last step, with their version counters.
         self._used: weakref.WeakKeyDictionary[
@@ -53,33 +56,33 @@ class ClosureSteps:
 
         None before the first call, and without an open step.
         """
-        return None if self._open is None else self._open.generator
+        return None if self.open_step is None else self.open_step.generator
 
     def begin(self, optimizer: torch.optim.Optimizer, closure: Closure) -> Closure:
         """Open a step; return a function that the optimizer calls instead of its closure."""
-        self._open, self._kept = _ClosureStep(optimizer, closure, self._look), None
+        self.open_step, self._kept = _ClosureStep(optimizer, closure, self._look), None
         if self._is_kept:
             with self._guard:  # there may be no memory for it
                 self._kept = _Kept(optimizer)
-        return self._open
+        return self.open_step
 
     def has_new_gradients(self) -> bool:
         """Return whether gradients were computed between the last step and the open one.
 
         Otherwise they are the last step's, and the closure computes them again.
         """
-        if self._open is not None:
+        if self.open_step is not None:
             with self._guard:
-                used = self._used.get(self._open.optimizer, ())
+                used = self._used.get(self.open_step.optimizer, ())
                 known = {id(gradient()): version for gradient, version in used}
-                gradients = _gradients_of(self._open.optimizer)
+                gradients = _gradients_of(self.open_step.optimizer)
                 return any(known.get(id(one)) != one._version for one in gradients)
         return False
 
     def leave_out(self) -> None:
         """Make the open step change nothing, by removing the gradients from now on."""
-        if self._open is not None:
-            self._open.is_left_out = True
+        if self.open_step is not None:
+            self.open_step.is_left_out = True
 
     def put_back(self) -> None:
         """Restore weights and the optimizer's state of the open step, if they were copied."""
@@ -89,28 +92,28 @@ class ClosureSteps:
 
     def end(self) -> None:
         """Close the open step, if there is one."""
-        if self._open is None:
+        if self.open_step is None:
             return
-        step = self._open
+        step = self.open_step
         if step.is_left_out:
             self.put_back()
-        self._open = self._kept = None
+        self.open_step = self._kept = None
         with self._guard:
             gradients = _gradients_of(step.optimizer)
             self._used[step.optimizer] = [(weakref.ref(one), one._version) for one in gradients]
 
     def is_open_for_other(self, optimizer: torch.optim.Optimizer | None) -> bool:
         """Return whether the open step is of another optimizer."""
-        return self._open is not None and optimizer not in (None, self._open.optimizer)
+        return self.open_step is not None and optimizer not in (None, self.open_step.optimizer)
 
     def is_inside(self, frame: FrameType) -> bool:
         """Return whether a frame was called by the open step; forget a step that failed."""
-        if self._open is None:
+        if self.open_step is None:
             return False
-        own = self._open.optimizer
+        own = self.open_step.optimizer
         if any(one.f_locals.get("self") is own for one in frames_calling(frame)):
             return True
-        self._open = self._kept = None
+        self.open_step = self._kept = None
         return False
 
     def frames_calling(self, frame: FrameType) -> list[FrameType]:
@@ -119,11 +122,11 @@ class ClosureSteps:
         The loops in these frames are not the training loop.
         """
         frames = list(frames_calling(frame))
-        if self._open is None:
+        if self.open_step is None:
             return frames
         owners = [one.f_locals.get("self") for one in frames]
-        is_own = [owner is self._open.optimizer for owner in owners]
-        first = next((number for number, owner in enumerate(owners) if owner is self._open), 0)
+        is_own = [owner is self.open_step.optimizer for owner in owners]
+        first = next((number for number, owner in enumerate(owners) if owner is self.open_step), 0)
         last = max((number for number, own in enumerate(is_own) if own), default=-1)
         return [*frames[:first], *frames[last + 1 :]] if last >= first else frames
 

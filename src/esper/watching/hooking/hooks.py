@@ -28,7 +28,7 @@ class Listener(Protocol):
     def on_clip(self, parameters: list[Tensor], norm: Tensor) -> None:
         """Handle the norm of some gradients before they are clipped."""
 
-    def on_backward(self, tensors: Any, frame: FrameType) -> None:
+    def on_backward(self, tensors: Any) -> None:
         """Handle the end of a backward pass."""
 
     def is_mine(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -92,8 +92,9 @@ class ClipWatch:
         total_norm: Tensor,
         foreach: bool | None = None,
     ) -> None:
-        parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
         if self._callback is not None:
+            if type(parameters) is not list:
+                parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             self._callback(parameters, total_norm)
         self._original(parameters, max_norm, total_norm, foreach)
 
@@ -119,7 +120,7 @@ class BackwardWatch:
 
     def _backward(self, tensors: Any, *args: Any, **kwargs: Any) -> None:
         self._original(tensors, *args, **kwargs)
-        if self._callback is not None and not torch.compiler.is_compiling():
+        if self._callback is not None:
             self._callback(tensors)
 
     def close(self) -> None:
@@ -227,36 +228,34 @@ def bare(model: Any) -> Any:
 def hook_steps(
     optimizers: Iterable[torch.optim.Optimizer],
     before: Callable[[torch.optim.Optimizer, Closure | None], Closure | None],
-    after: Callable[[torch.optim.Optimizer], None],
+    after: Callable[[torch.optim.Optimizer, tuple[Any, ...], dict[str, Any]], None],
 ) -> list[RemovableHandle]:
     """Call back before and after each step of some optimizers, or of all if none are given.
 
     Args:
         optimizers: the optimizers.
         before: receives the closure of the step; returns the function to call instead.
-        after: called at the end of the step.
+        after: called with the arguments of the step at its end.
     """
 
     def before_step(
         optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = closure_in(args, kwargs)
+        # Most loops give the optimizer alone.
+        closure = None if len(args) == 1 and not kwargs else closure_in(args, kwargs)
         other = before(optimizer, closure)
         return None if other is None or other is closure else with_closure(args, kwargs, other)
-
-    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        after(optimizer)
 
     given = list(optimizers)
     if not given:
         return [
             torch_optimizer.register_optimizer_step_pre_hook(before_step),
-            torch_optimizer.register_optimizer_step_post_hook(after_step),
+            torch_optimizer.register_optimizer_step_post_hook(after),
         ]
     handles = []
     for optimizer in given:
         handles.append(optimizer.register_step_pre_hook(before_step))
-        handles.append(optimizer.register_step_post_hook(after_step))
+        handles.append(optimizer.register_step_post_hook(after))
     return handles
 
 
@@ -299,13 +298,15 @@ class TrainingHooks:
             if (listener := own()) is not None:
                 listener.on_clip(parameters, norm)
 
+        is_given = bool(self._optimizers)  # then only these are hooked
+
         def before(optimizer: torch.optim.Optimizer, closure: Closure | None) -> Closure | None:
-            if (listener := own()) is not None and listener.is_mine(optimizer):
+            if (listener := own()) is not None and (is_given or listener.is_mine(optimizer)):
                 return listener.on_step(optimizer, closure)
             return closure
 
-        def after(optimizer: torch.optim.Optimizer) -> None:
-            if (listener := own()) is not None and listener.is_mine(optimizer):
+        def after(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+            if (listener := own()) is not None and (is_given or listener.is_mine(optimizer)):
                 listener.on_step_over(optimizer)
 
         def left_out(optimizer: torch.optim.Optimizer) -> None:
@@ -314,7 +315,7 @@ class TrainingHooks:
 
         def backward(tensors: Any) -> None:
             if (listener := own()) is not None:
-                listener.on_backward(tensors, sys._getframe(1))
+                listener.on_backward(tensors)
 
         self._clip = ClipWatch(clipped)
         self._backward = BackwardWatch(backward)
