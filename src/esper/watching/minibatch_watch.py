@@ -3,7 +3,6 @@
 import math
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
@@ -27,6 +26,7 @@ from esper.watching.guard import Guard
 from esper.watching.hooking import backward_pass
 from esper.watching.hooking.closures import ClosureSteps
 from esper.watching.hooking.hooks import OwnOptimizers
+from esper.watching.hooking.starts import Starts
 from esper.watching.incidents import Incidents
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part
@@ -35,7 +35,6 @@ from esper.watching.model.step_arguments import Closure
 from esper.watching.recorder import UpdateRecord
 
 _SUM: Final = torch.float32  # type of the sum of an output; a sum in half precision overflows
-_STEPS_OF_A_LOOP: Final = 4  # maximum number of optimizer steps in one pass of a loop
 _LEFT_OUT: Final = 64  # number of steps skipped by a loss scaler that are checked
 
 
@@ -115,8 +114,7 @@ class MinibatchWatch:
         self.has_acted = False
         self.is_updating = False
         self.last_optimizer: torch.optim.Optimizer | None = None
-        # States of the generator after the last steps, the newest first.
-        self._rngs = deque([torch.get_rng_state()], maxlen=_STEPS_OF_A_LOOP)
+        self._starts = Starts(guard)
         self._acts = False  # whether the model has ever acted
         self._is_learning = False  # a minibatch was computed, but there was no step yet
         self.owner_norms = OwnerNorms(parts)
@@ -426,11 +424,11 @@ class MinibatchWatch:
         self.forget_minibatch()
         self.std.began()
         self._began = time.monotonic()
-        self._rngs.appendleft(torch.get_rng_state())
+        self._starts.step_over(is_first=self.record.steps == 1 and self._flags is None)
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
         self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
-        details |= {"rngs": tuple(self._rngs), "closure_rng": self._closures.generator}
+        details |= {**self._starts.states(), "closure_rng": self._closures.generator}
         self._incidents.explain(self.record, self.held, stack, phase, **details)
 
     def explain_exception(self, stack: list[FrameType]) -> None:
