@@ -311,6 +311,7 @@ class MinibatchWatch:
                 self.has_optimizer = True
                 record.forget_steps()
         record.begin_step()
+        self._reaction.begin_step()
 
     def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
         """Return whether this step would use a non-finite value."""
