@@ -5,9 +5,13 @@ import os
 import pytest
 
 from esper.cli import main
+from esper.karn.alerts.settings import AlertSettingsError, read_settings
+from esper.karn.sanctum.cockpit.observer import plan_of
 from esper.karn.sanctum.following.follower import RunFollower
+from esper.karn.store.run_directory import CONFIG_NAME
 from esper.karn.store.run_store import RunWriter
 from esper.leyline.files.regular_files import open_regular, read_regular
+from esper.leyline.settings import SettingError, read_toml
 
 
 @pytest.fixture
@@ -60,3 +64,16 @@ def test_only_regular_files_are_opened(tmp_path):
     (tmp_path / "null").symlink_to(os.devnull)
     with pytest.raises(OSError, match="Not a regular file"):
         open_regular(tmp_path / "null")
+
+
+@pytest.mark.timeout(30)
+def test_settings_are_only_read_from_regular_files(tmp_path):
+    pipe = tmp_path / "settings.toml"
+    os.mkfifo(pipe)
+    with pytest.raises(SettingError, match="Not a regular file"):
+        read_toml(pipe, 1000)
+    with pytest.raises(AlertSettingsError, match="Not a regular file"):
+        read_settings(pipe)
+    (tmp_path / CONFIG_NAME).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / CONFIG_NAME)
+    assert plan_of(tmp_path) is None

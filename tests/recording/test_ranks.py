@@ -57,7 +57,10 @@ def test_each_training_has_one_run_with_a_store_for_each_rank(trained):
     assert "AssertionError" not in result.stderr, result.stderr
 
     found = run_directories(runs)
-    names = ["accelerate", "ddp-halt", "ddp-report", "ddp-skip", "fsdp-report", "fsdp-skip"]
+    names = [
+        *("accelerate", "closures-skip", "ddp-halt", "ddp-report", "ddp-skip", "fsdp-report"),
+        *("fsdp-skip", "uneven"),
+    ]
     assert sorted(re.sub(r"^\d{8}-\d{6}-", "", run.name) for run in found) == names, result.stderr
     assert all(list(rank_folders(run)) == [1] for run in found)
 

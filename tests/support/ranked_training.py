@@ -61,6 +61,35 @@ def ddp(mode):
         check(watch, model, is_finite=mode == "skip")
 
 
+def closures(mode, *, is_uneven):
+    """Train with closures; in rank 1, one call is bad. If uneven, rank 1 calls more of them."""
+    model = new_model() if is_uneven else DistributedDataParallel(new_model())
+    often = 2 + (dist.get_rank() if is_uneven else 0)
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), lr=1e-2, max_iter=often, tolerance_change=0, tolerance_grad=0
+    )
+    name = "uneven" if is_uneven else f"closures-{mode}"
+    with esper.watch(model, optimizer, HEADS, name=name, on_nonfinite=mode) as watch:
+        for step in range(8):
+            observations = torch.randn(8, 4)
+            if step == 5 and dist.get_rank() == 1:
+                observations[2, 1] = math.nan
+
+            def closure(observations=observations):
+                optimizer.zero_grad()
+                loss = -model(observations).log_softmax(-1)[:, 0].mean()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        assert all(bool(one.isfinite().all()) for one in model.parameters()), "weights"
+        assert bool(watch.troubles) == (dist.get_rank() == 1 or not is_uneven)
+        failures = "call their closures a different number of times" if is_uneven else ""
+        assert failures in watch.last_failure, watch.last_failure
+        assert watch.failures == int(is_uneven)
+        assert watch._minibatches.record.left_out == (dist.get_rank() if is_uneven else 1)
+
+
 def fsdp(mode):
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = new_model()
@@ -90,6 +119,8 @@ def all_trainings():
     fsdp("report")
     fsdp("skip")
     accelerated()
+    closures("skip", is_uneven=False)
+    closures("skip", is_uneven=True)
     ddp("halt")
 
 

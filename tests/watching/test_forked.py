@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import random
+import threading
 import time
 from collections import deque
 
@@ -152,6 +153,36 @@ def test_a_second_run_that_waits_forever_is_killed(tmp_path, monkeypatch):
 
     (trouble,) = watch.troubles
     assert trouble.explanation.why_no_origin == "its second run took longer than 0.5 s"
+
+
+@forks
+def test_a_second_run_that_waits_for_a_lock_of_another_thread_is_killed_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(forked, "STUCK_S", 0.3)
+    monkeypatch.setattr(f"{__name__}.BAD", STEPS - 1)
+    lock = threading.Lock()
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            is_held.set()
+            is_over.wait()
+
+    thread = threading.Thread(target=hold)
+
+    def change(_world, _model, _optimizer, step):
+        with lock:
+            pass
+        if step == BAD:  # from here on another thread has it, as where it writes a log
+            thread.start()
+            is_held.wait()
+        return 0.0
+
+    _, watch = train(tmp_path / "run", is_watched=True, change=change)
+
+    is_over.set()
+    thread.join()
+    (trouble,) = watch.troubles
+    assert "waited for a lock" in trouble.explanation.why_no_origin
 
 
 @forks

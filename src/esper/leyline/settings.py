@@ -16,6 +16,7 @@ import msgspec
 from msgspec import inspect
 
 from esper.leyline.errors import EsperError
+from esper.leyline.files.regular_files import open_regular
 from esper.leyline.text.plain_text import short_repr
 
 #: The largest integer that random generators accept as a seed and the store as a number.
@@ -109,7 +110,7 @@ def read_toml(path: Path, max_bytes: int) -> dict[str, Any]:
         SettingError: it cannot be read, is longer than `max_bytes`, or is not TOML.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(max_bytes + 1)
     except FileNotFoundError:
         raise

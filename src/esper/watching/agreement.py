@@ -4,18 +4,28 @@ All ranks skip the same optimizer steps, and end training at the same step.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.distributed as dist
 
+from esper.leyline.errors import EsperError
 from esper.watching.guard import Guard
 
+_STEPS: Final = 251  # numbers of steps that are told apart, in one byte
+_UNEVEN: Final = (
+    "the ranks call their closures a different number of times: from now on each rank skips its "
+    "own steps, or ends by itself"
+)
 OnNonfinite = Literal["report", "skip", "halt"]
 
 
 class NonfiniteHalt(SystemExit):
     """Ends the process with exit code 3 because of a non-finite value."""
+
+
+class UnevenStepsError(EsperError):
+    """The ranks do not compute gradients equally often; the message says what follows."""
 
 
 class Agreement:
@@ -29,13 +39,16 @@ class Agreement:
 
     Attributes:
         blamed: the ranks with a non-finite value in the last bad step, including this one.
+        step: number of the current optimizer step of this rank.
         is_pending: whether this rank had a non-finite value while acting since the last step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.blamed: tuple[int, ...] = ()
+        self.step = 0
         self.is_pending = False
+        self._is_uneven = False
 
     def ask(self, *, is_bad: bool) -> bool:
         """Return whether the step is bad in any rank; this is a collective operation.
@@ -47,14 +60,23 @@ class Agreement:
 
         Raises:
             RuntimeError: another rank has ended.
+            UnevenStepsError: another rank asks for another step, because the ranks call their
+                closures a different number of times. All find out at once, and from then on each
+                decides alone.
         """
         is_bad, self.is_pending = is_bad or self.is_pending, False
-        if not (dist.is_available() and dist.is_initialized()):
+        if self._is_uneven or not (dist.is_available() and dist.is_initialized()):
             return is_bad
-        flags = torch.zeros(dist.get_world_size(), dtype=torch.uint8, device=self._device)
+        step = self.step % _STEPS
+        flags = torch.zeros(dist.get_world_size() + 2, dtype=torch.uint8, device=self._device)
         flags[dist.get_rank()] = is_bad
+        flags[-2], flags[-1] = step, _STEPS - step  # of which the largest are told
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        blamed = tuple(rank for rank, flag in enumerate(flags.tolist()) if flag)
+        *flagged, newest, oldest = flags.tolist()
+        if newest != _STEPS - oldest:
+            self._is_uneven = True
+            raise UnevenStepsError(_UNEVEN)
+        blamed = tuple(rank for rank, flag in enumerate(flagged) if flag)
         if blamed:
             self.blamed = blamed
         return bool(blamed)
@@ -99,6 +121,11 @@ class Reaction:
         with self._guard:  # another rank may have ended, which training detects itself
             return self._agreement.ask(is_bad=is_bad_here)
         return is_bad_here
+
+    def begin_step(self) -> None:
+        """Take note that an optimizer step begins."""
+        if self._agreement is not None:
+            self._agreement.step += 1
 
     @property
     def changes_steps(self) -> bool:

@@ -18,6 +18,7 @@ from esper.watching.finding.explaining import Explanation, Minibatch
 from esper.watching.finding.frames import forget_variables
 from esper.watching.given import GivenInputs
 from esper.watching.guard import Guard
+from esper.watching.model.generators import Generators
 from esper.watching.model.parts import Part
 from esper.watching.recorder import Trouble, UpdateRecord
 
@@ -95,6 +96,7 @@ class Incidents:
         outputs: Sequence[Any] = (),
         rngs: Sequence[torch.Tensor] = (),
         closure_rng: torch.Tensor | None = None,
+        generators: Sequence[Generators] = (),
         optimizer: torch.optim.Optimizer | None = None,
         only_if_found: bool = False,
         only_if_harmful: bool = False,
@@ -109,6 +111,7 @@ class Incidents:
             phase: "acting" or "update".
             outputs: input and output of each call of the output layer.
             rngs: states of the random generator after the last steps, newest first.
+            generators: states of other generators after the last steps.
             closure_rng: state of the random generator before the last call of the step's closure;
                 None if there was none.
             optimizer: the optimizer about to step; None if there is none.
@@ -124,7 +127,9 @@ class Incidents:
         norms = tuple(norm for _, norm, _ in held.clips)
         gradients = held.gradients_of(self._parts)
         values = list(outputs), gradients, tuple(rngs), norms, held.bad_loss, closure_rng
-        minibatch = Minibatch(*values, had_finite_gradients=held.had_finite_gradients)
+        minibatch = Minibatch(
+            *values, had_finite_gradients=held.had_finite_gradients, generators=generators
+        )
         before = {**self._known_before, **self._known}
         known = {look: one for (when, look), one in before.items() if look and when == phase}
         try:

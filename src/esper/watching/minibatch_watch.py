@@ -26,10 +26,10 @@ from esper.watching.guard import Guard
 from esper.watching.hooking import backward_pass
 from esper.watching.hooking.closures import ClosureSteps
 from esper.watching.hooking.hooks import OwnOptimizers
+from esper.watching.hooking.starts import Starts
 from esper.watching.incidents import Incidents
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part
-from esper.watching.model.random_states import RandomStates
 from esper.watching.model.shards import local
 from esper.watching.model.step_arguments import Closure
 from esper.watching.recorder import UpdateRecord
@@ -114,7 +114,7 @@ class MinibatchWatch:
         self.has_acted = False
         self.is_updating = False
         self.last_optimizer: torch.optim.Optimizer | None = None
-        self._random_states = RandomStates(is_alone=len(optimizers) == 1)
+        self._starts = Starts(guard, is_alone=len(optimizers) == 1)
         self._acts = False  # whether the model has ever acted
         self._is_learning = False  # a minibatch was computed, but there was no step yet
         self.owner_norms = OwnerNorms(parts)
@@ -186,7 +186,7 @@ class MinibatchWatch:
                 self._end_found_update()  # the previous minibatch had no step
             self._is_learning, self.has_acted = True, False
         elif not self.is_updating:
-            self.has_acted = self._random_states.has_acted = True
+            self.has_acted = self._starts.rngs.has_acted = True
             if not self._is_learning:  # otherwise the call is part of the minibatch
                 self._acts = True
                 self._end_found_update()
@@ -311,6 +311,7 @@ class MinibatchWatch:
                 self.has_optimizer = True
                 record.forget_steps()
         record.begin_step()
+        self._reaction.begin_step()
 
     def _look_at_step(self, optimizer: torch.optim.Optimizer, frame: FrameType) -> bool:
         """Return whether this step would use a non-finite value."""
@@ -424,12 +425,11 @@ class MinibatchWatch:
         self.forget_minibatch()
         self.std.calls = 0  # weights may have changed
         self._began = time.monotonic()
-        self._random_states.step_over()
+        self._starts.step_over(is_first=self.record.steps == 1 and self._flags is None)
 
     def _explain(self, stack: list[FrameType], phase: str, **details: Any) -> None:
         self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
-        rngs = self._random_states.of_minibatch()
-        details |= {"rngs": rngs, "closure_rng": self._closures.generator}
+        details |= {**self._starts.states(), "closure_rng": self._closures.generator}
         self._incidents.explain(self.record, self.held, stack, phase, **details)
 
     def explain_exception(self, stack: list[FrameType]) -> None:

@@ -25,6 +25,7 @@ from esper.karn.alerts.sinks.log_file import LogSink
 from esper.karn.alerts.sinks.notify import NotifySink, NotifyUrlError
 from esper.karn.alerts.sinks.sink import Sink
 from esper.karn.alerts.sinks.webhook import SHAPES, WebhookSink, shape_of
+from esper.leyline.files.regular_files import read_regular
 from esper.leyline.text.suggestions import did_you_mean
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -102,7 +103,7 @@ def read_settings(path: Path) -> AlertSettings:
         AlertSettingsError: the file cannot be read, or has an unknown key or an invalid value.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_regular(path).decode())
     except OSError as error:
         raise AlertSettingsError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -55,6 +55,7 @@ from esper.watching.finding.source import add_sources
 from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.finding.without_partners import possible_ones
 from esper.watching.guard import Guard
+from esper.watching.model.generators import Start
 from esper.watching.model.parts import Part
 from esper.watching.model.shards import local
 
@@ -357,17 +358,16 @@ class Explainer:
         optimizer: torch.optim.Optimizer | None,
         minibatch: Minibatch,
     ) -> list[Callable[[], Repetition]]:
-        # A loop that steps several optimizers began before the last step.
-        rngs = minibatch.rngs if len(self._optimizers) > 1 else minibatch.rngs[:1]
+        starts = minibatch.starts(steps_often=len(self._optimizers) > 1)
 
         def steps_left_out() -> StepsLeftOut:
             assert self.seen is not None
             known = list(self._optimizers.values())
             return StepsLeftOut(optimizer, self.seen, known, minibatch.closure_rng)
 
-        def loop(rng: Tensor | None) -> Repetition:
+        def loop(start: Start | None) -> Repetition:
             steps = steps_left_out()
-            return run_again(frames, self._models, named, steps, rng, recorder=self._recorder())
+            return run_again(frames, self._models, named, steps, start, recorder=self._recorder())
 
         def earlier() -> Repetition:
             assert self.seen is not None
@@ -381,10 +381,10 @@ class Explainer:
                     for path, tensor in tensors_in(name, value)
                 }
                 steps = steps_left_out()
-                # Only the state of the generator after the last step is known.
-                rng = rngs[0] if rngs else None
                 known = {**held, **named}
-                run = run_again(frames, self._models, known, steps, rng, values, self._recorder())
+                # Only the states of the generators after the last step are known.
+                more = starts[0], values, self._recorder()
+                run = run_again(frames, self._models, known, steps, *more)
                 if bad_of(self.seen):
                     return run
                 if run.error is not None:
@@ -413,7 +413,7 @@ class Explainer:
             return []
         if self._replay == "model" or phase != "update":
             return [model]
-        return [*(partial(loop, rng) for rng in rngs or (None,)), earlier, model]
+        return [*(partial(loop, start) for start in starts), earlier, model]
 
     def _named(
         self, variables: Mapping[str, Tensor], state: Mapping[str, tuple[Part, Tensor]]

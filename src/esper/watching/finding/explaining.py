@@ -8,7 +8,7 @@ reported.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from torch import Tensor, nn
 
@@ -32,11 +32,13 @@ from esper.watching.finding.rerun import (
 )
 from esper.watching.finding.steps_left_out import StepsLeftOut
 from esper.watching.finding.without_partners import FROM_ANOTHER_RANK, is_from_partner
+from esper.watching.model.generators import Generators, Start
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part, bad_rows
 
 #: Number of calling lines of an operation that are searched for the name of its result.
 CALLERS: Final = 8
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Minibatch:
         gradients: gradient of each part before clipping; None for a part without one.
         rngs: states of torch's generator after the last steps, newest first. The minibatch began
             at one of them.
+        generators: the same of other generators.
         norms: gradient norms from clipping. A variable of the loop with such a norm is not a cause.
         bad_loss: kind of the loss in the backward pass; empty if it is finite.
         closure_rng: state of torch's generator before the last call of the step's closure, which
@@ -89,6 +92,26 @@ class Minibatch:
     bad_loss: str = ""
     closure_rng: Tensor | None = None
     had_finite_gradients: bool = False
+    generators: Sequence[Generators] = ()
+
+    def starts(self, *, steps_often: bool) -> list[Start | None]:
+        """Return the states that the generators may have had at its start, most likely first.
+
+        Args:
+            steps_often: whether several optimizers step in a pass of the loop, which then began
+                before the last step.
+        """
+        if not self.rngs:
+            return [None]
+        number = max(len(self.rngs), len(self.generators)) if steps_often else 1
+        return [
+            Start(_at(self.rngs, n), _at(self.generators, n) if self.generators else None)
+            for n in range(number)
+        ]
+
+
+def _at(values: Sequence[_T], number: int) -> _T:
+    return values[min(number, len(values) - 1)]
 
 
 @dataclass(frozen=True)
@@ -243,7 +266,7 @@ def run_again(
     models: Sequence[nn.Module],
     named: Mapping[str, Tensor],
     optimizers: StepsLeftOut,
-    rng: Tensor | None = None,
+    start: Start | None = None,
     earlier: Mapping[str, Any] | None = None,
     recorder: OperationRecorder | None = None,
 ) -> Repetition:
@@ -254,7 +277,7 @@ def run_again(
         models: the trained models.
         named: tensors that exist before the run, by name.
         optimizers: ends the run at a step, and skips earlier steps.
-        rng: state of torch's generator at the start of the minibatch; None if unknown.
+        start: states of the generators at the start of the minibatch; None if unknown.
         earlier: values of the loop's own variables in an earlier pass, to run that pass instead.
         recorder: receives every operation.
 
@@ -272,7 +295,7 @@ def run_again(
             raise
         tracer = traced(models, named, LOOP_FUNCTION, recorder)
         variables = list(frame.f_locals.values())
-        with everything_put_back(models, variables, rng), optimizers, tracer:
+        with everything_put_back(models, variables, start), optimizers, tracer:
             again, ended_by = body.run(earlier)
             if earlier is not None:
                 optimizers.see_gradients()

@@ -9,6 +9,7 @@ import inspect
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, cast
@@ -28,6 +29,7 @@ _CALLING = tuple(str(Path(_ESPER, name)) for name in ("integrations", "rerunning
 _STDLIB = sysconfig.get_path("stdlib")
 _MOST_ITEMS = 64  # checked items per container
 _DEEPEST = 3
+_INNERMOST = 4  # functions around an optimizer's step
 _OWN_REFERENCES = 3  # to a frame's copy of its variables: the frame's, one variable, one argument
 #: Names of step counters in training loops.
 _COUNTERS = ("global_step", "num_timesteps", "timestep", "env_step", "iteration", "it", "step")
@@ -45,6 +47,14 @@ def frames_calling(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None and not frame.f_code.co_filename.startswith(_CALLING):
         yield frame
         frame = frame.f_back
+
+
+def variables_around(frame: FrameType) -> list[object]:
+    """Return the variables of the innermost functions of the training that a frame is inside of."""
+    own = (one for one in frames_calling(frame) if not is_plumbing(one.f_code.co_filename))
+    values = [value for one in islice(own, _INNERMOST) for value in one.f_locals.values()]
+    forget_variables(frame)
+    return values
 
 
 def frames_of_traceback(traceback: TracebackType | None) -> list[FrameType]:

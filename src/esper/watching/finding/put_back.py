@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.watching.finding.without_partners import without_partners
+from esper.watching.model.generators import Start, generators_in, restoring
 
 #: Attributes of every module; parameters, buffers and modes are restored separately.
 _OF_MODULES: Final = frozenset(vars(nn.Module()))
@@ -47,7 +48,7 @@ def _copied(value: Any, depth: int) -> Any:
 
 @contextmanager
 def everything_put_back(
-    models: Sequence[nn.Module], variables: Sequence[object], rng: Tensor | None = None
+    models: Sequence[nn.Module], variables: Sequence[object], start: Start | None = None
 ) -> Iterator[None]:
     """Restore, at the end, all state that running a minibatch again may change.
 
@@ -58,7 +59,7 @@ def everything_put_back(
     Args:
         models: the trained models.
         variables: variables of the loop's frame, including generators and objects with attributes.
-        rng: state of torch's generator to start from; None to use the current state.
+        start: states of the generators to start from; None to use the current ones.
 
     Raises:
         CannotRunAgainError: the second run called a collective, which needs other processes.
@@ -85,12 +86,8 @@ def everything_put_back(
     owners = [*modules, *(each for each in variables if _has_attributes(each)), *shared.values()]
     plain = [(owner, _plain_attributes(owner)) for owner in owners]
     autocasts = [(autocast, dict(vars(autocast))) for autocast in _open_autocasts()]
-    torch_generators = [(g, g.get_state()) for g in variables if isinstance(g, torch.Generator)]
-    numpy_generators = [
-        (g, copy.deepcopy(g.bit_generator.state))
-        for g in variables
-        if isinstance(g, np.random.Generator)
-    ]
+    own = {id(one): one for one in generators_in([*variables, *modules])}
+    generators = [restoring(one) for one in own.values()]
     states = (torch.get_rng_state(), np.random.get_state(), random.getstate())
     on_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
@@ -100,8 +97,8 @@ def everything_put_back(
             parameter.grad = None if gradient is None else torch.zeros_like(gradient)
         for module, name, buffer in buffers:
             module._buffers[name] = buffer.detach().clone()
-        if rng is not None:
-            torch.set_rng_state(rng)
+        if start is not None:
+            start.restore()
         for owner, attributes in plain:
             vars(owner).update(
                 {
@@ -130,10 +127,8 @@ def everything_put_back(
                 back.callback(_set_attributes, owner, attributes)
             for autocast, state_before in autocasts:
                 back.callback(_set_attributes, autocast, state_before)
-            for torch_generator, state in torch_generators:
-                back.callback(torch_generator.set_state, state)
-            for numpy_generator, numpy_state in numpy_generators:
-                back.callback(setattr, numpy_generator.bit_generator, "state", numpy_state)
+            for restore in generators:
+                back.callback(restore)
             back.callback(torch.set_rng_state, states[0])
             back.callback(np.random.set_state, states[1])
             back.callback(random.setstate, states[2])

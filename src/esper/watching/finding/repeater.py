@@ -7,10 +7,13 @@ gradients again if needed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from esper.watching.model.generators import GeneratorStates, Start
 
 
 class Repeater(Protocol):
@@ -47,19 +50,26 @@ class Repeater(Protocol):
 
 @dataclass(frozen=True)
 class RandomState:
-    """The states of torch's random number generators."""
+    """The states of the random generators of torch, Python and NumPy."""
 
-    host: Tensor
+    host: Start
     devices: Sequence[Tensor]
 
     @classmethod
     def now(cls) -> "RandomState":
         """Return the current states."""
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ()
-        return cls(torch.get_rng_state(), devices)
+        others = _others()
+        others.step_over()
+        return cls(Start(torch.get_rng_state(), others.of_minibatch()[0]), devices)
 
     def restore(self) -> None:
         """Make these the current states."""
-        torch.set_rng_state(self.host)
+        self.host.restore()
         if self.devices:
             torch.cuda.set_rng_state_all(list(self.devices))
+
+
+@cache
+def _others() -> GeneratorStates:
+    return GeneratorStates()

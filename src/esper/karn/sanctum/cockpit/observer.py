@@ -24,6 +24,7 @@ from esper.karn.store.run_directory import CONFIG_NAME, RunNotFoundError, run_di
 from esper.karn.store.run_files import acknowledgements
 from esper.karn.store.run_files.console_tail import ConsoleTail
 from esper.leyline.errors import EsperError
+from esper.leyline.files.regular_files import read_regular
 from esper.leyline.health import Verdict
 from esper.leyline.text.command_lines import command_line
 
@@ -183,7 +184,7 @@ def plan_of(directory: Path) -> Plan | None:
     path = directory / CONFIG_NAME
     try:
         created_at = path.stat().st_mtime
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = tomllib.loads(read_regular(path).decode())
     except (OSError, ValueError):
         return None
     episodes, environments = found.get("episodes"), found.get("envs")

@@ -40,6 +40,11 @@ LIMIT_S: Final = 60.0
 #: not traced; never more than `LONGEST_S`.
 _TIMES: Final = 20.0
 LONGEST_S: Final = 1800.0
+#: Seconds without any computation after which a child is killed: it waits for a lock that another
+#: thread of the training held when it was forked, or for a thread or process that it cannot reach.
+STUCK_S: Final = 2.0
+_MOST_STUCK: Final = 3  # children, after which no more are forked
+_LOOK_S: Final = 0.25
 
 
 class Apart:
@@ -59,6 +64,7 @@ class Apart:
     def __init__(self, guard: Guard, models: Sequence[nn.Module], *, is_off: bool) -> None:
         self._guard, self._models, self._is_off = guard, models, is_off
         self.minibatch_seconds = 0.0
+        self._stuck = 0
         self.not_again = ""
         self.failures: list[Exception] | None = None
 
@@ -84,6 +90,11 @@ class Apart:
         """Seconds after which a child is killed."""
         return max(LIMIT_S, min(_TIMES * self.minibatch_seconds, LONGEST_S))
 
+    def is_hopeless(self, error: EsperError) -> bool:
+        """Count a child that was lost; return whether no other child is forked from now on."""
+        self._stuck += isinstance(error, _StuckError)
+        return isinstance(error, _TooLongError) or self._stuck >= _MOST_STUCK
+
     def count(self, error: Exception) -> None:
         """Count a failure of the watch."""
         if self.failures is None:
@@ -107,6 +118,10 @@ class _LostError(EsperError):
 
 class _TooLongError(_LostError):
     """A child process was killed because it took too long."""
+
+
+class _StuckError(_LostError):
+    """A child process was killed because it waited and computed nothing."""
 
 
 def can_fork(models: Sequence[nn.Module]) -> bool:
@@ -149,7 +164,7 @@ def apart(
             try:
                 return method(owner, *args, **kwargs)
             finally:  # do not wait again for a repetition that took too long once
-                if not isinstance(error, _TooLongError):
+                if not owner.apart.is_hopeless(error):
                     owner.apart.not_again = ""
         for failure in failures:
             owner.apart.count(failure)
@@ -183,7 +198,7 @@ def result_of_child(function: Callable[[], Any], limit_s: float) -> Any:
         _be_child(function, writer, rng, limit_s)
     try:
         os.close(writer)
-        content = _read(reader, limit_s)
+        content = _read(reader, limit_s, child)
     finally:
         os.close(reader)
         status = _end(child)
@@ -225,16 +240,38 @@ def _be_child(
         os._exit(0)
 
 
-def _read(reader: int, limit_s: float) -> bytes:
+def _read(reader: int, limit_s: float, child: int) -> bytes:
     """Return all that a child sends within some seconds."""
-    deadline = time.monotonic() + limit_s
+    now = time.monotonic()
+    deadline, last_progress, progress = now + limit_s, now, ""
     poll, content = select.poll(), bytearray()
     poll.register(reader, select.POLLIN)
-    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-        if not (more := os.read(reader, 1 << 20)):
-            return bytes(content)
-        content += more
+    while now < deadline:
+        if poll.poll(min(_LOOK_S, deadline - now) * 1000):
+            if not (more := os.read(reader, 1 << 20)):
+                return bytes(content)
+            content += more
+            last_progress = time.monotonic()
+        now = time.monotonic()
+        before, progress = progress, _progress_of(child)
+        if not progress or progress != before:
+            last_progress = now
+        elif now - last_progress > STUCK_S:
+            raise _StuckError(
+                "its second run waited for a lock, thread or process out of its reach"
+            )
     raise _TooLongError(f"its second run took longer than {limit_s:g} s")
+
+
+def _progress_of(child: int) -> str:
+    """Return the processor time of a process that sleeps; empty if it runs or waits for a disk."""
+    try:
+        with open(f"/proc/{child}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return ""
+    state, user, system = fields[0], fields[11], fields[12]
+    return f"{user} {system}" if state == b"S" else ""
 
 
 def _how_it_ended(status: int | None) -> str:
