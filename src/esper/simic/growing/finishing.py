@@ -6,8 +6,9 @@ the first length, and the best by validation accuracy is tried in runs of twice 
 that does not help. The weights of the best measurement within a run are kept. (Each run begins
 again, because a rate that has fallen to 0 cannot be continued.)
 
-Where a task is folded, a run is made in every fold, and validation figures are means over them. The
-last run trains on all samples, at the rate and for the length that were best in the folds.
+Where a task is folded, a run is made in every fold, and validation figures are means over them.
+Only the end of a run counts, where the rate is 0, because the last run, on all samples, has no
+validation part to stop by. Its rate and length are the best in the folds.
 """
 
 import math
@@ -320,6 +321,7 @@ class _Runs:
             hits[:, rows] += np.stack(curve.right[:shortest]) / data.repeats
             loss += np.array(curve.loss[:shortest]) / len(curves)
         means = hits.mean(axis=1)
-        best = max(range(shortest), key=lambda at: (means[at], -loss[at]))
+        possible = [shortest - 1] if data.is_folded else range(shortest)
+        best = max(possible, key=lambda at: (means[at], -loss[at]))
         stop = Run(run.rate, run.length, curves[0].at[best])
         return _Tried(stop, hits[best], float(loss[best]), curves[0].best)
