@@ -163,6 +163,9 @@ def test_little_time_shortens_growing(data: str) -> None:
     assert grown.steps == 1
     assert "--minutes 0.0001 left time for 1 of 6 steps of growing" in lines
     assert grown.comparison is not None
+    assert re.search(
+        r"^limit: --minutes 0.0001 left no time to finish", growth_summary(grown), re.M
+    )
 
 
 def test_the_card_tells_each_decision_and_its_probability(few: tuple[Grown, list[str]]) -> None:

@@ -75,6 +75,7 @@ class Finished:
         run: the chosen rate and length.
         minibatches: trained in all runs together.
         seconds: of all runs together.
+        is_cut_short: whether runs were shortened or left out because of the budget.
     """
 
     portable: PortableModule
@@ -84,6 +85,7 @@ class Finished:
     run: Run
     minibatches: int
     seconds: float
+    is_cut_short: bool = False
 
     @property
     def validation_accuracy(self) -> float:
@@ -197,12 +199,16 @@ def finish(
         each = runs.seconds_of_a_minibatch(budget.clock)
         # half of the time is left for a longer run, or for the last one
         length = max(_LEAST, min(length, int(budget.left / 2 / each)))
+    is_cut_short = length < _first_length(data)
     best = max(runs.tried(LEARNING_RATES, length), key=lambda tried: tried.rank)
     spent = budget.clock() - begin
     for _ in range(_DOUBLINGS):
         length *= 2
         # one rate at twice the length takes at most half as long as four did
-        if best.is_perfect or budget.left < spent:
+        if best.is_perfect:
+            break
+        if budget.left < spent:
+            is_cut_short = True
             break
         (tried,) = runs.tried([best.run.rate], length)
         spent *= 2
@@ -223,6 +229,7 @@ def finish(
         best.run,
         runs.minibatches,
         budget.clock() - begin,
+        is_cut_short,
     )
 
 
