@@ -119,7 +119,9 @@ def _measured(grown: Grown, comparison: Comparison) -> str:
     twice = " drawn twice" if comparison.repeats == 2 else ""
     return (
         f"Validation accuracy is the mean over {comparison.folds} stratified folds{twice} of "
-        f"{samples:,} samples; the networks were then trained on all of these. The "
+        f"{samples:,} samples; the networks were then trained on all of these. The architecture of "
+        f"the grown network grew in {comparison.grown_alike} of "
+        f"{comparison.folds * comparison.repeats} folds. The "
         f"{len(task.test):,} test samples were not used for any choice."
     )
 
