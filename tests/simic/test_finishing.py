@@ -1,19 +1,23 @@
 """Finishing: networks are trained to convergence alike, and one of them is chosen."""
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from esper.growth.export.module_files import PortableModule
+from esper.growth.environment.env import GrowthVectorEnv
+from esper.growth.export.module_files import PortableModule, portable_module
 from esper.growth.hosts.host import HostShape
 from esper.growth.plain_modules import plain_module
 from esper.growth.plain_networks import plain_shape
 from esper.growth.tasks.arrays import task_of_arrays
 from esper.growth.tasks.folds import folds_of, unfolded
+from esper.growth.tasks.loading import load_task
 from esper.growth.tasks.task import Task
 from esper.simic.evaluation.tuning import LEARNING_RATES
 from esper.simic.growing import finishing
@@ -279,3 +283,25 @@ def test_sizes_are_counted_and_compared_with_limits() -> None:
 def test_impossible_limits_are_refused(limits: dict[str, float], words: str) -> None:
     with pytest.raises(GrowingError, match=words):
         Limits(**limits)  # type: ignore[arg-type]  # of each kind in turn
+
+
+def test_attention_is_trained_in_lockstep_without_warnings(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("it is what it is, said the cat\n" * 60)
+    task = load_task(f"chars:{tmp_path / 't.txt'}?context=9")
+    env = GrowthVectorEnv(2, task=task, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    starts = [portable_module(env.finished_network(host), task) for host in range(2)]
+    data = finish_data(task, unfolded(task))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        curves = train_modules(
+            starts,
+            data.whole,
+            list(data.trained) * 2,
+            list(data.validation) * 2,
+            [Run(0.02, 20, 20)] * 2,
+            rng_seed=0,
+            device=torch.device("cpu"),
+        )
+    for curve in curves:
+        assert curve.loss[-1] < curve.loss[0]

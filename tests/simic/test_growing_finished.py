@@ -1,6 +1,7 @@
 """esper grow with everything: small sets, finishing, limits, and why the policy decided so."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +24,15 @@ from esper.simic.growing.writing import write_checked, write_onnx_checked
 from esper.simic.requests import GrowingError, Limits
 
 
-@pytest.fixture(autouse=True)
-def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _short() -> Iterator[None]:
     """Make runs short, and look for the most frequent plan in one host."""
-    monkeypatch.setattr("esper.simic.growing.finishing._SHORTEST", 12)
-    monkeypatch.setattr("esper.simic.growing.finishing._LONGEST", 12)
-    monkeypatch.setattr("esper.simic.growing.finishing._DOUBLINGS", 1)
-    monkeypatch.setattr("esper.simic.growing.decisions._HOSTS", 1)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("esper.simic.growing.finishing._SHORTEST", 12)
+        patched.setattr("esper.simic.growing.finishing._LONGEST", 12)
+        patched.setattr("esper.simic.growing.finishing._DOUBLINGS", 1)
+        patched.setattr("esper.simic.growing.decisions._HOSTS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +46,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"npz:{path}?kind=signal"
 
 
-def grown_on(data: str, **changes: object) -> tuple[Grown, list[str]]:
-    """Return what the shipped policy grows in six steps, and the lines of progress."""
+def grown_on(
+    data: str, *, steps: int = 6, finishes: bool = True, limits: Limits | None = None
+) -> tuple[Grown, list[str]]:
+    """Return what the shipped policy grows, and the lines of progress."""
     lines: list[str] = []
-    arguments = {"num_hosts": 1, "rng_seed": 0, "steps": 6, "say": lines.append} | changes
-    grown = grow(find_policy(Path("runs"), "shipped"), data, **arguments)  # type: ignore[arg-type]
+    grown = grow(
+        find_policy(Path("runs"), "shipped"),
+        data,
+        num_hosts=1,
+        rng_seed=0,
+        steps=steps,
+        limits=limits,
+        finishes=finishes,
+        say=lines.append,
+    )
     return grown, lines
 
 
 @pytest.fixture(scope="module")
-def few(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Grown, list[str]]:
+def few(data: str) -> tuple[Grown, list[str]]:
     """The networks of a small set."""
-    with pytest.MonkeyPatch.context() as patched:
-        _short.__wrapped__(patched)  # type: ignore[attr-defined]
-        return grown_on(data)
+    return grown_on(data)
 
 
 def test_a_small_set_is_folded_and_its_networks_are_compared(
@@ -71,6 +82,7 @@ def test_a_small_set_is_folded_and_its_networks_are_compared(
     assert kinds[:2] == ["grown", "host"]
     assert kinds[-1] == "plain"
     assert (comparison.folds, comparison.repeats) == (5, 2)
+    assert 1 <= comparison.grown_alike <= 10
     sizes = {each.kind: each.size for each in comparison.candidates}
     assert sizes["host"].parameters <= sizes["grown"].parameters
     assert sizes["plain"].parameters <= sizes["grown"].parameters
@@ -163,6 +175,9 @@ def test_little_time_shortens_growing(data: str) -> None:
     assert grown.steps == 1
     assert "--minutes 0.0001 left time for 1 of 6 steps of growing" in lines
     assert grown.comparison is not None
+    assert re.search(
+        r"^limit: --minutes 0.0001 left no time to finish", growth_summary(grown), re.M
+    )
 
 
 def test_the_card_tells_each_decision_and_its_probability(few: tuple[Grown, list[str]]) -> None:

@@ -77,9 +77,7 @@ def compare(
             last=fold,
             device=envs[0].device,
             budget=budget.share(len(starts) - number),
-            report=lambda done, kind=kind, number=number: on_progress(  # type: ignore[misc]
-                f"finishing {NAMES[kind]}", (number + done) / len(starts)
-            ),
+            report=_reporter(on_progress, f"finishing {NAMES[kind]}", number, len(starts)),
         )
         size = size_of(finished.portable, sample)
         candidates.append(
@@ -93,9 +91,22 @@ def compare(
             )
         )
     chosen, reason = choose(candidates, limits, envs[0].host_parameters)
+    sources = [start.source for start in starts["grown"]]
     return Comparison(
-        tuple(candidates), chosen, reason, len(folds.tasks) // folds.repeats, folds.repeats
+        candidates=tuple(candidates),
+        chosen=chosen,
+        reason=reason,
+        folds=len(folds.tasks) // folds.repeats,
+        repeats=folds.repeats,
+        grown_alike=sources.count(sources[fold]),
     )
+
+
+def _reporter(
+    on_progress: Callable[[str, float], None], what: str, number: int, parts: int
+) -> Callable[[float], None]:
+    """Return a function that reports the fraction of one of several parts."""
+    return lambda done: on_progress(what, (number + done) / parts)
 
 
 def _plain_shape(

@@ -6,8 +6,9 @@ the first length, and the best by validation accuracy is tried in runs of twice 
 that does not help. The weights of the best measurement within a run are kept. (Each run begins
 again, because a rate that has fallen to 0 cannot be continued.)
 
-Where a task is folded, a run is made in every fold, and validation figures are means over them. The
-last run trains on all samples, at the rate and for the length that were best in the folds.
+Where a task is folded, a run is made in every fold, and validation figures are means over them.
+Only the end of a run counts, where the rate is 0, because the last run, on all samples, has no
+validation part to stop by. Its rate and length are the best in the folds.
 """
 
 import math
@@ -74,6 +75,7 @@ class Finished:
         run: the chosen rate and length.
         minibatches: trained in all runs together.
         seconds: of all runs together.
+        is_cut_short: whether runs were shortened or left out because of the budget.
     """
 
     portable: PortableModule
@@ -83,6 +85,7 @@ class Finished:
     run: Run
     minibatches: int
     seconds: float
+    is_cut_short: bool = False
 
     @property
     def validation_accuracy(self) -> float:
@@ -196,12 +199,16 @@ def finish(
         each = runs.seconds_of_a_minibatch(budget.clock)
         # half of the time is left for a longer run, or for the last one
         length = max(_LEAST, min(length, int(budget.left / 2 / each)))
+    is_cut_short = length < _first_length(data)
     best = max(runs.tried(LEARNING_RATES, length), key=lambda tried: tried.rank)
     spent = budget.clock() - begin
     for _ in range(_DOUBLINGS):
         length *= 2
         # one rate at twice the length takes at most half as long as four did
-        if best.is_perfect or budget.left < spent:
+        if best.is_perfect:
+            break
+        if budget.left < spent:
+            is_cut_short = True
             break
         (tried,) = runs.tried([best.run.rate], length)
         spent *= 2
@@ -222,6 +229,7 @@ def finish(
         best.run,
         runs.minibatches,
         budget.clock() - begin,
+        is_cut_short,
     )
 
 
@@ -320,6 +328,7 @@ class _Runs:
             hits[:, rows] += np.stack(curve.right[:shortest]) / data.repeats
             loss += np.array(curve.loss[:shortest]) / len(curves)
         means = hits.mean(axis=1)
-        best = max(range(shortest), key=lambda at: (means[at], -loss[at]))
+        possible = [shortest - 1] if data.is_folded else range(shortest)
+        best = max(possible, key=lambda at: (means[at], -loss[at]))
         stop = Run(run.rate, run.length, curves[0].at[best])
         return _Tried(stop, hits[best], float(loss[best]), curves[0].best)

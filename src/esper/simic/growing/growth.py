@@ -135,6 +135,10 @@ def grow(
         comparison = compare(
             envs, folds, episodes, fold, loaded, rng_seed, limits, Budget(ends), say, work.finished
         )
+        if cut := sum(each.finished.is_cut_short for each in comparison.candidates):
+            notes.append(
+                f"--minutes {limits.minutes:g} left no time to finish {counted(cut, 'network')}"
+            )
         chosen = comparison.chosen.finished
         portable, logits = chosen.portable, chosen.logits
     elif excess := size_of(portable, sample).excess(limits):

@@ -54,9 +54,9 @@ def growth_card(grown: Grown, difference: float, onnx_difference: float | None =
         onnx_difference: that of the ONNX file; None if there is none.
     """
     task = grown.task
-    is_grown = grown.written in ("grown", "scratch")
+    is_grown, seeds = grown.written in ("grown", "scratch"), grown.network.seeds
     lines = [
-        f"# A network {'grown on' if is_grown else 'for'} {short_name(task)}",
+        f"# A network {'grown on' if is_grown and seeds else 'for'} {short_name(task)}",
         "",
         f"The policy `{grown.policy.name}` grew networks in {counted(grown.steps, 'step')} of "
         f"{grown.samples} training samples, with random seed {grown.rng_seed}. {_chosen(grown)} "

@@ -3,6 +3,7 @@
 from typing import Final
 
 from esper.simic.growing.candidates import NAMES, Candidate, Kind
+from esper.simic.growing.module_training import Run
 from esper.simic.growing.records import Comparison, Grown, Measured
 
 #: Width of the names in lines of text.
@@ -93,14 +94,18 @@ def _row(candidate: Candidate, *, is_written: bool) -> str:
 
 def _schedule(comparison: Comparison) -> str:
     runs = ", ".join(
-        f"{_SHORT[each.kind]} {each.finished.run.rate:g} for {each.finished.run.stop:,} of "
-        f"{each.finished.run.length:,} minibatches"
+        f"{_SHORT[each.kind]} {each.finished.run.rate:g} and {_minibatches(each.finished.run)}"
         for each in comparison.candidates
     )
+    kept = "" if comparison.folds > 1 else ", and the best weights of a run were kept"
     return (
         "Adam, with a rate that rises and falls to 0. Rate and length were chosen by validation "
-        f"accuracy, and the best weights of a run were kept ({runs})."
+        f"accuracy{kept} ({runs} minibatches)."
     )
+
+
+def _minibatches(run: Run) -> str:
+    return f"{run.stop:,}" + (f" of {run.length:,}" if run.stop < run.length else "")
 
 
 def _measured(grown: Grown, comparison: Comparison) -> str:
@@ -114,7 +119,9 @@ def _measured(grown: Grown, comparison: Comparison) -> str:
     twice = " drawn twice" if comparison.repeats == 2 else ""
     return (
         f"Validation accuracy is the mean over {comparison.folds} stratified folds{twice} of "
-        f"{samples:,} samples; the networks were then trained on all of these. The "
+        f"{samples:,} samples; the networks were then trained on all of these. The architecture of "
+        f"the grown network grew in {comparison.grown_alike} of "
+        f"{comparison.folds * comparison.repeats} folds. The "
         f"{len(task.test):,} test samples were not used for any choice."
     )
 

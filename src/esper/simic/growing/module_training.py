@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from esper.growth.export.module_files import PortableModule
 from esper.growth.hosts.minibatches import fitting_batch
@@ -188,7 +189,8 @@ class _Copies:
         if len(flat) == 1:  # vmap would take longer
             logits = self._call(*self._one(0, tensors), inputs[0])[None]
         else:
-            logits = vmap(self._call)(tensors, self._buffers, inputs)
+            with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused attention
+                logits = vmap(self._call)(tensors, self._buffers, inputs)
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
         (gradient,) = torch.autograd.grad(losses / labels.shape[1], flat)
         return gradient

@@ -105,6 +105,7 @@ class Comparison:
         chosen: the one that is written.
         reason: which network that is and why, in words.
         folds, repeats: number of folds, 1 if the task is not folded, and how often they are drawn.
+        grown_alike: in how many of all folds the architecture of the grown network grew.
     """
 
     candidates: tuple[Candidate, ...]
@@ -112,6 +113,7 @@ class Comparison:
     reason: str
     folds: int
     repeats: int
+    grown_alike: int
 
 
 @dataclass(frozen=True)
