@@ -11,6 +11,8 @@ from esper.leyline.text.rank_words import ranks_words
 #: Seconds after the start of a run in which ranks without a store are not reported as missing.
 STARTING_SECONDS: Final = 30.0
 
+#: Seconds of silence after which a rank has missed a heartbeat, with time for a busy disk.
+_BEATS_SECONDS: Final = 4.0
 _GONE: Final = (StatusKind.DEAD, StatusKind.FAILED, StatusKind.HALTED)
 _GOING_ON: Final = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
 _GROUPS_NAMED: Final = 3
@@ -103,10 +105,38 @@ def _ended(ranks: Sequence[RankState], size: int) -> RunStatus:
         if len(found) == len(ranks) and (is_same or kind is StatusKind.HALTED):
             return RunStatus(first.kind, seconds, first.sentence)  # of a halt, it names the rank
         if len(found) > 1 and all(one.status.kind is StatusKind.DEAD for one in found):
-            who = ranks_words([one.rank for one in found])
-            return RunStatus(kind, seconds, f"{who} of {size} are gone and reported no end")
+            return RunStatus(kind, seconds, _all_dead(found, size))
         return RunStatus(first.kind, seconds, _named(found, size))
     return ranks[0].status
+
+
+def _all_dead(ranks: Sequence[RankState], size: int) -> str:
+    """Return the sentence on ranks that are all gone, with the first if that is known."""
+    first = _first_silent(ranks)
+    if first is None:
+        who = ranks_words([one.rank for one in ranks])
+        return f"{who} of {size} are gone and reported no end; which was first is not known"
+    others = [one.rank for one in ranks if one is not first]
+    are = "is" if len(others) == 1 else "are"
+    return (
+        f"rank {first.rank} of {size} was first: {first.status.sentence}; {ranks_words(others)} "
+        f"{are} gone, too"
+    )
+
+
+def _first_silent(ranks: Sequence[RankState]) -> RankState | None:
+    """Return the rank that ended first; None if heartbeats cannot tell.
+
+    A rank was first if it was already silent for longer than between two heartbeats when each of
+    the others sent its last one. Clocks of several machines may differ by more, so there it is not
+    known.
+    """
+    machines = {one.machine for one in ranks}
+    if len(machines) > 1 or any(one.ended_at is None for one in ranks):
+        return None
+    first, *others = _earliest_first(ranks)
+    ends = [(one.ended_at or 0.0) - (first.ended_at or 0.0) for one in others]
+    return first if min(ends) > _BEATS_SECONDS else None
 
 
 def _earliest_first(ranks: Sequence[RankState]) -> list[RankState]:
