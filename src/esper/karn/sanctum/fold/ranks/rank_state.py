@@ -172,7 +172,33 @@ def joined_completeness(
         found = known.unreadable or known.gap
         if gap is None and found is not None:
             gap = f"rank {one.rank}: {found}"
+    if gap is None and not is_starting:
+        lacking = ((one, lacks_of(one, ranks)) for one in ranks if one.has_store)
+        gap = next((f"rank {one.rank}: {lacks}" for one, lacks in lacking if lacks), None)
     if missing and not is_starting:
         have = "has" if len(missing) == 1 else "have"
         gap = f"{ranks_words(missing)} of {size} {have} no store"
     return Completeness(first.completeness.unreadable, damaged_events, gap)
+
+
+def lacks_of(one: RankState, ranks: Sequence[RankState]) -> str | None:
+    """Return what a rank lacks, as only the other ranks show; None if nothing.
+
+    An empty store, and an older copy of a store, are complete in themselves.
+
+    Args:
+        one: the rank.
+        ranks: all ranks of the run.
+    """
+    if not one.has_store:
+        return "it has no store"
+    if one.status.kind is StatusKind.WAITING:
+        has_begun = any(other.status.kind is not StatusKind.WAITING for other in ranks)
+        return "its store is empty" if has_begun else None
+    last = max(ranks, key=lambda other: other.update)
+    if one.status.kind is StatusKind.DEAD and one.update < last.update:
+        return (
+            f"its store ends with update {one.update}, that of rank {last.rank} with update "
+            f"{last.update}"
+        )
+    return None
