@@ -1,6 +1,12 @@
 """Host steps per second of `esper ppo` with several ranks, compared with one process.
 
     uv run python benchmarks/rank_scaling.py [--ranks 1 2] [--envs 32] [--updates 4] [--rounds 3]
+        [--per-rank] [--bound]
+
+With `--per-rank`, `--envs` is the number of hosts of each rank: a run of two ranks has twice as
+many hosts. Otherwise all runs have the same hosts. `--bound` also trains as many independent
+processes as there are ranks, at the same time, each with the hosts of one rank. They exchange
+nothing, so their sum is what this machine can do with hosts divided like this.
 
 Each round trains the same run once with each number of ranks, on one thread each, one after the
 other. The time is that between the first and the last update in the store of rank 0. So it has all
@@ -49,24 +55,34 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def train(folder: Path, ranks: int, arguments: Sequence[str]) -> Path:
-    """Train a run in new processes; return its directory."""
+def train(folder: Path, ranks: int, arguments: Sequence[str], *, is_apart: bool = False) -> Path:
+    """Train a run in new processes; return its directory.
+
+    Args:
+        folder: where the run is made.
+        ranks: number of processes.
+        arguments: of `esper ppo`.
+        is_apart: whether each process trains a run of its own; the first one's is returned.
+    """
     port = str(free_port())
     processes = []
     for rank in range(ranks):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if ranks > 1:
+        is_alone = is_apart or ranks == 1
+        if not is_alone:
             environment |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        own = folder / str(rank) if is_apart else folder
+        own.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "esper", "ppo", "--no-sanctum", *arguments]
-        command += [] if ranks > 1 else ["--processes", "1"]
+        command += ["--processes", "1"] if is_alone else []
         processes.append(
-            subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+            subprocess.Popen(command, cwd=own, env=environment, stdout=subprocess.DEVNULL)
         )
     codes = [process.wait(_START_SECONDS) for process in processes]
     if any(codes):
         raise SystemExit(f"{ranks} ranks ended with the exit codes {codes}")
-    return find_run(folder / "runs")
+    return find_run((folder / "0" if is_apart else folder) / "runs")
 
 
 def host_steps_per_second(run: Path, host_steps_per_update: int) -> float:
@@ -121,6 +137,11 @@ def message_bytes(steps: int) -> tuple[int, int]:
     return recorder.bytes_per_host[0], sum(recorder.bytes_per_host)
 
 
+def name_of(ranks: int, is_apart: bool) -> str:
+    """Return the name of a way to train."""
+    return f"{ranks} independent" if is_apart else f"{ranks} rank{'s' if ranks > 1 else ''}"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
@@ -132,31 +153,40 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=4)
     parser.add_argument("--task", default="mnist1d")
     parser.add_argument("--rounds", type=rounds_of, default=3)
+    parser.add_argument("--per-rank", action="store_true")
+    parser.add_argument("--bound", action="store_true")
     options = parser.parse_args()
 
-    speeds: dict[int, list[float]] = {ranks: [] for ranks in options.ranks}
+    kinds = [(ranks, False) for ranks in options.ranks]
+    if options.bound:
+        kinds += [(ranks, True) for ranks in options.ranks if ranks > 1]
+    speeds: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
     for turn in range(options.rounds):
-        for ranks in options.ranks:
+        for ranks, is_apart in kinds:
+            hosts = options.envs * (ranks if options.per_rank else 1)
+            own = hosts // ranks if is_apart else hosts
             with TemporaryDirectory() as folder:
                 arguments = [
-                    f"--envs={options.envs}",
-                    f"--episodes={options.envs * options.updates}",
+                    f"--envs={own}",
+                    f"--episodes={own * options.updates}",
                     f"--steps={options.steps}",
                     f"--task={options.task}",
                 ]
-                run = train(Path(folder), ranks, arguments)
-                speed = host_steps_per_second(run, options.envs * options.steps)
-                speeds[ranks].append(speed)
-                print(f"round {turn + 1}, ranks {ranks}: {speed:.1f} host steps/s", flush=True)
+                run = train(Path(folder), ranks, arguments, is_apart=is_apart)
+                speed = host_steps_per_second(run, own * options.steps)
+                speeds[ranks, is_apart].append(speed * (ranks if is_apart else 1))
+                print(f"round {turn + 1}, {name_of(ranks, is_apart)}: {speed:.1f} host steps/s "
+                      f"{'each' if is_apart else ''}", flush=True)  # fmt: skip
 
     first = options.ranks[0]
-    table = Table(title=f"{options.envs} hosts of {options.task}, {options.steps} steps")
-    for column in ("ranks", "host steps/s", f"÷ {first}", "smallest", "largest"):
+    each = " for each rank" if options.per_rank else ""
+    table = Table(title=f"{options.envs} hosts of {options.task}{each}, {options.steps} steps")
+    for column in ("processes", "host steps/s", f"÷ {first}", "smallest", "largest"):
         table.add_column(column, justify="right")
-    for ranks, found in speeds.items():
-        ratios = [one / base for one, base in zip(found, speeds[first], strict=True)]
+    for (ranks, is_apart), found in speeds.items():
+        ratios = [one / base for one, base in zip(found, speeds[first, False], strict=True)]
         table.add_row(
-            str(ranks),
+            name_of(ranks, is_apart),
             f"{statistics.median(found):.1f}",
             f"{statistics.median(ratios):.2f}",
             f"{min(ratios):.2f}",

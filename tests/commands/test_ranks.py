@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked_nodes import ForkedNodes
 from forked_ranks import ForkedRanks, end_fork_server
 from rank_faults import break_rank_1
 from run_equality import events_of, same, trained
@@ -200,6 +201,22 @@ def test_what_rank_0_refuses_ends_all(straight: Path) -> None:
     codes, _ = ranks.wait()
     assert codes == [0, 0]
     assert "has trained 13 episodes already" in ranks.output(0)
+
+
+@pytest.mark.parametrize("is_whole_node", [True, False])
+def test_a_lost_launcher_or_node_ends_all_ranks(tmp_path: Path, is_whole_node: bool) -> None:
+    nodes = ForkedNodes(tmp_path, ppo(30_000), nodes=2, ranks=1)
+    nodes.wait_for("\nupdate 1 ")
+    (nodes.kill_node if is_whole_node else nodes.kill_launcher)(1)
+    codes, seconds = nodes.wait()
+    assert seconds < 30  # on a busy machine; a second on an idle one
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] not in (0, -signal.SIGKILL)
+    if is_whole_node:  # either rank may have been on it
+        outputs = nodes.output(0) + nodes.output(1)
+        assert "was killed or crashed; the current batch is lost" in outputs
+    else:  # its rank is asked to stop, and asks the other
+        assert "stopped: asked to stop" in nodes.output(0)
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

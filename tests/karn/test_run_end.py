@@ -12,8 +12,12 @@ import esper
 from esper.cli import esper_parser
 from esper.commands.ppo.ending import print_ending
 from esper.commands.sanctum import sanctum_parser
-from esper.karn.reports.run_commands import run_command
+from esper.karn.reports.run_commands import resume_command, run_command
 from esper.karn.reports.run_end import closing_lines
+from esper.karn.sanctum.fold.ranks.rank_state import RankState
+from esper.karn.store.liveness import RunStatus, StatusKind
+from esper.karn.store.rank_folders import create_rank_folder
+from esper.karn.store.reading.completeness import COMPLETE
 from esper.karn.store.run_store import RunWriter, create_run, find_run
 from esper.leyline.score_guides import GUIDED_STEPS, GUIDED_TASK, GUIDES, guides_of
 from esper.simic.config import TrainingConfig
@@ -56,6 +60,28 @@ def test_the_end_says_verdict_score_guides_and_what_to_do_next(payloads):
         ["esper", "ppo"],
     ]
     assert words[3] == ["esper", "ppo", "--resume", run.name, "--episodes", "4"]
+
+
+def test_a_run_of_several_ranks_is_resumed_with_as_many(payloads):
+    run = ended(payloads, world_size=2)
+    folder = create_rank_folder(run, 1)
+    with RunWriter(folder) as writer:
+        writer.emit(payloads.start(run_id=run.name, rank=1, world_size=2))
+        writer.emit(payloads.finish())
+    command = closing_lines(run)[-1]
+    assert shlex.split(command)[:4] == ["torchrun", "--nproc-per-node", "2", "-m"]
+    assert shlex.split(command)[4:8] == ["esper", "ppo", "--resume", run.name]
+
+
+def test_a_run_on_several_machines_has_a_command_for_each(folder):
+    ranks = [
+        RankState(rank, RunStatus(StatusKind.FINISHED, None, ""), COMPLETE, machine=machine)
+        for rank, machine in enumerate(["node7", "node7", "node8", "node8"])
+    ]
+    words = shlex.split(resume_command(folder / "runs" / "ant", ranks))
+    assert words[:5] == ["torchrun", "--nnodes", "2", "--nproc-per-node", "2"]
+    assert words[5:9] == ["--rdzv-backend", "c10d", "--rdzv-endpoint", "node7:29500"]
+    assert words[9:14] == ["-m", "esper", "ppo", "--resume", "ant"]
 
 
 @pytest.mark.parametrize("run_dir", ["runs", "my runs", "/tmp/../tmp/esper $elsewhere"])

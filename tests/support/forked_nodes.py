@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 from forked_ranks import fork_context, free_port, output_file, run_esper
+from waiting import wait_until
 
 
 class ForkedNodes:
@@ -81,6 +82,10 @@ class ForkedNodes:
                 continue
         self._ranks |= {process.pid: process for process in found}
         return found
+
+    def wait_for(self, text: str, rank: int = 0) -> None:
+        """Wait until a rank has printed a text."""
+        wait_until(lambda: text in self.output(rank), text)
 
     def output(self, rank: int) -> str:
         """Return what a rank has printed; empty if it never began."""

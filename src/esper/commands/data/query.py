@@ -14,7 +14,11 @@ from esper.leyline.text.json_text import json_text
 def add_query(verbs: Any) -> None:
     """Add `query` to the verbs of `esper`."""
     parser = add_verb(
-        verbs, "query", _query, "run a read-only SQL query (SELECT) on the store of a run"
+        verbs,
+        "query",
+        _query,
+        "run a read-only SQL query (SELECT) on the store of a run, or on those of all its ranks; "
+        "exit code 1 if the store of a rank could not be queried",
     )
     parser.add_argument(
         "run",
@@ -42,9 +46,9 @@ def _query(options: argparse.Namespace) -> int:
     if options.limit < 1:
         raise OptionError(f"--limit must be at least 1, not {options.limit}")
     run = find_run(options.run_dir, options.run or None)
-    from esper.karn.store.reading.queries import QueriedStore
+    from esper.karn.store.reading.queries import query_run
 
-    result = QueriedStore(run).query(options.sql, options.limit)
+    result = query_run(run, options.sql, options.limit)
     rows = [[_shown(value) for value in row] for row in result.rows]
     if options.json:
         twice = sorted({one for one in result.columns if result.columns.count(one) > 1})
@@ -60,7 +64,9 @@ def _query(options: argparse.Namespace) -> int:
     if result.is_cut:
         shown = "1 row is" if options.limit == 1 else f"{options.limit} rows are"
         print_warning(f"only {shown} shown; there are more (see --limit)")
-    return 0
+    for sentence in result.missing:
+        print_warning(sentence)
+    return 1 if result.missing else 0
 
 
 def _shown(value: Any) -> Any:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Columns and types by table. All values except `class` may be missing.
+#: Columns and types by table. All values except `class` may be missing; `rank` is, in a run of one
+#: process. In `latches` and `evidence` it is the rank of the first sighting.
 TABLES: Final[Mapping[str, Mapping[str, type]]] = {
     "figures": {
         "run": str,
@@ -14,6 +15,7 @@ TABLES: Final[Mapping[str, Mapping[str, type]]] = {
         "quantity": str,
         "value": float,
         "class": str,
+        "rank": int,
     },
     "latches": {
         "run": str,
@@ -31,6 +33,7 @@ TABLES: Final[Mapping[str, Mapping[str, type]]] = {
         "part": str,
         "reproduced": bool,
         "planted": bool,
+        "rank": int,
     },
     "evidence": {
         "run": str,
@@ -55,6 +58,7 @@ TABLES: Final[Mapping[str, Mapping[str, type]]] = {
         "is_active": bool,
         "reproduced": bool,
         "planted": bool,
+        "rank": int,
     },
     "sightings": {
         "run": str,
@@ -74,6 +78,7 @@ TABLES: Final[Mapping[str, Mapping[str, type]]] = {
         "part": str,
         "reproduced": bool,
         "planted": bool,
+        "rank": int,
     },
     "settings": {"run": str, "setting": str, "value": str},
     "hosts": {
@@ -86,6 +91,7 @@ TABLES: Final[Mapping[str, Mapping[str, type]]] = {
         "quantity": str,
         "value": float,
         "class": str,
+        "rank": int,
     },
 }
 

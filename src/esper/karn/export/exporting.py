@@ -196,5 +196,8 @@ def _is_exported(entry: Path) -> bool:
     if entry.is_symlink():
         return False
     if entry.is_dir():
-        return all(is_event_file(one) for one in entry.iterdir())
+        # A folder of a run may have folders of its ranks.
+        return all(
+            is_event_file(one) or (one.is_dir() and _is_exported(one)) for one in entry.iterdir()
+        )
     return entry.stem in TABLES and entry.suffix in (".parquet", ".csv")

@@ -3,7 +3,7 @@
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,7 @@ from esper.karn.export.columns import CLASSES, Batch, batch_of
 from esper.karn.sanctum.following.follower import RunFollower
 from esper.karn.sanctum.following.run_frame import Frame
 from esper.karn.store.errors import RunStoreError
+from esper.karn.store.rank_folders import rank_folder
 from esper.karn.store.reading.recorded_settings import settings_at_start
 from esper.karn.store.reading.run_reader import RunReader
 from esper.karn.store.tables.update_tables import UPDATE_COLUMNS
@@ -46,14 +47,21 @@ class RunRows:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self._reader = RunReader(run)
         self._frame: Frame = RunFollower(run, brief=True).catch_up()
         if (
             reason := self._frame.completeness.unreadable
         ) and not self._frame.snapshot.tamiyo.first:
             raise RunStoreError(reason)
         self.doubt = self.missing = self._frame.completeness.doubt
-        self._attempts = _Attempts(self._reader)
+        readers: dict[int | None, RunReader] = {
+            one.rank: RunReader(rank_folder(run, one.rank))
+            for one in self._frame.ranks
+            if one.has_store
+        }
+        self._stores = [
+            _Store(run.name, rank, reader, _Attempts(reader))
+            for rank, reader in (readers or {None: RunReader(run)}).items()
+        ]
 
     def batches(self, tables: Sequence[str]) -> Iterator[Batch]:
         """Yield the rows of some tables in batches of bounded size."""
@@ -65,42 +73,11 @@ class RunRows:
         for table, rows in own.items():
             if table in tables and (found := rows()):
                 yield batch_of(table, found)
-        if "figures" in tables or "sightings" in tables:
-            for events in self._events("ppo_update"):
-                if "figures" in tables:
-                    yield from self._figures(events)
-                if "sightings" in tables and (seen := list(self._sightings(events))):
-                    yield batch_of("sightings", seen)
-        if "hosts" in tables:
-            self._note_removed()
-            for events in self._events("step_completed"):
-                yield from self._steps(events)
-            for events in self._events("episodes_completed"):
-                yield from self._episodes(events)
-
-    def _events(self, kind: str) -> Iterator[list[Event]]:
-        """Yield the events of a kind in order, without damaged ones."""
-        after = 0
-        while True:
+        for store in self._stores:
             try:
-                events = self._reader.read_kind(kind, after, _EVENTS_PER_READ)
-            except RunStoreError as error:
-                self.missing = self.missing or str(error)
-                return
-            if not events:
-                return
-            after = events[-1].id
-            yield events
-
-    def _note_removed(self) -> None:
-        try:
-            removed = self._reader.thinned().removed
-        except RunStoreError:
-            return  # reading the events sets `missing`
-        if removed:
-            self.missing = self.missing or (
-                f"its oldest {removed:,} steps and decisions were removed to keep the store small"
-            )
+                yield from store.batches(tables)
+            finally:
+                self.missing = self.missing or store.missing
 
     def _latches(self) -> list[dict[str, Any]]:
         snapshot = self._frame.snapshot
@@ -136,7 +113,7 @@ class RunRows:
 
     def _evidence(self) -> list[dict[str, Any]]:
         return [
-            {**asdict(row), "run": self._id, "group": row.head}
+            {**asdict(row), "run": self._id, "group": row.head, "rank": row.first_rank}
             for row in self._frame.snapshot.tamiyo.evidence
         ]
 
@@ -147,6 +124,70 @@ class RunRows:
             for name, value in settings.items()
         ]
 
+    @property
+    def _id(self) -> str:
+        return self._run.name
+
+
+@dataclass
+class _Store:
+    """The rows of the store of one rank.
+
+    Attributes:
+        run: id of the run.
+        rank: number of the rank; None in a run of one process.
+        reader, attempts: of its store.
+        missing: a sentence on data that could not be read so far; None if nothing is missing.
+    """
+
+    run: str
+    rank: int | None
+    reader: RunReader
+    attempts: "_Attempts"
+    missing: str | None = None
+
+    def batches(self, tables: Sequence[str]) -> Iterator[Batch]:
+        """Yield the rows of tables that are read from events."""
+        if "figures" in tables or "sightings" in tables:
+            for events in self._events("ppo_update"):
+                if "figures" in tables:
+                    yield from self._figures(events)
+                if "sightings" in tables and (seen := list(self._sightings(events))):
+                    yield batch_of("sightings", seen)
+        if "hosts" in tables:
+            self._note_removed()
+            for events in self._events("step_completed"):
+                yield from self._steps(events)
+            for events in self._events("episodes_completed"):
+                yield from self._episodes(events)
+
+    def _events(self, kind: str) -> Iterator[list[Event]]:
+        """Yield the events of a kind in order, without damaged ones."""
+        after = 0
+        while True:
+            try:
+                events = self.reader.read_kind(kind, after, _EVENTS_PER_READ)
+            except RunStoreError as error:
+                self._miss(str(error))
+                return
+            if not events:
+                return
+            after = events[-1].id
+            yield events
+
+    def _note_removed(self) -> None:
+        try:
+            removed = self.reader.thinned().removed
+        except RunStoreError:
+            return  # reading the events sets `missing`
+        if removed:
+            self._miss(
+                f"its oldest {removed:,} steps and decisions were removed to keep the store small"
+            )
+
+    def _miss(self, reason: str) -> None:
+        self.missing = self.missing or (f"rank {self.rank}: {reason}" if self.rank else reason)
+
     def _figures(self, events: Sequence[Event]) -> Iterator[Batch]:
         updates: list[int] = []
         times: list[float] = []
@@ -155,7 +196,7 @@ class RunRows:
         values: list[float] = []
         for event in events:
             payload = event.payload
-            if not isinstance(payload, PPOUpdatePayload) or not self._attempts.is_last(event.id):
+            if not isinstance(payload, PPOUpdatePayload) or not self.attempts.is_last(event.id):
                 continue
             figures = list(_figures_of(payload))
             updates += [payload.update] * len(figures)
@@ -168,12 +209,13 @@ class RunRows:
             yield Batch(
                 "figures",
                 {
-                    "run": [self._id] * len(values),
+                    "run": [self.run] * len(values),
                     "update": updates,
                     "time": times,
                     "group": groups,
                     "quantity": quantities,
                     **_valued(np.array(values, dtype=np.float64)),
+                    "rank": [self.rank] * len(values),
                 },
             )
 
@@ -182,14 +224,19 @@ class RunRows:
             if isinstance(event.payload, PPOUpdatePayload):
                 for one in event.payload.head_nonfinite:
                     fields = {name: getattr(one, name) for name in one.__struct_fields__}
-                    fields |= {"group": one.head, "run": self._id, "time": event.time}
+                    fields |= {
+                        "group": one.head,
+                        "run": self.run,
+                        "rank": self.rank,
+                        "time": event.time,
+                    }
                     yield {**fields, "update": event.payload.update}
 
     def _steps(self, events: Sequence[Event]) -> Iterator[Batch]:
         kept = [
             (event.time, event.payload)
             for event in events
-            if isinstance(event.payload, StepCompleted) and self._attempts.is_kept(event.id)
+            if isinstance(event.payload, StepCompleted) and self.attempts.is_kept(event.id)
         ]
         for quantity in _OF_STEPS:
             lists = [getattr(payload, quantity) for _, payload in kept]
@@ -206,7 +253,7 @@ class RunRows:
         kept = [
             (event.time, event.payload)
             for event in events
-            if isinstance(event.payload, EpisodesCompleted) and self._attempts.is_kept(event.id)
+            if isinstance(event.payload, EpisodesCompleted) and self.attempts.is_kept(event.id)
         ]
         for quantity, name in _OF_EPISODES.items():
             lists = [getattr(payload, name) for _, payload in kept]
@@ -237,7 +284,7 @@ class RunRows:
         yield Batch(
             "hosts",
             {
-                "run": [self._id] * total,
+                "run": [self.run] * total,
                 "update": np.repeat(np.array(updates, dtype=np.int64), sizes),
                 "time": np.repeat(np.array(times, dtype=np.float64), sizes),
                 "episode": np.repeat(np.array(first_episodes, dtype=np.int64), sizes) + hosts,
@@ -247,12 +294,9 @@ class RunRows:
                 "host": hosts,
                 "quantity": [quantity] * total,
                 **_valued(values),
+                "rank": [self.rank] * total,
             },
         )
-
-    @property
-    def _id(self) -> str:
-        return self._run.name
 
 
 def _figures_of(payload: PPOUpdatePayload) -> Iterator[tuple[str, str, float]]:

@@ -167,14 +167,16 @@ class JsonLines:
 class TensorBoardFiles:
     """A folder with TensorBoard event files for each run: figures by update, with their time.
 
+    Ranks other than the first have a folder in that of the run.
+
     Args:
         folder: an existing folder.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._run: str | None = None
-        self._writer: EventFile | None = None  # only the current run's file is open
+        self._source: tuple[str, int | None] | None = None
+        self._writer: EventFile | None = None  # only the current file is open
 
     def __enter__(self) -> Self:
         return self
@@ -186,11 +188,12 @@ class TensorBoardFiles:
     def write(self, batch: Batch) -> None:
         """Write rows of the table `figures`."""
         columns: Mapping[str, Any] = {name: _listed(own) for name, own in batch.columns.items()}
-        run = columns["run"][0]
-        if self._writer is None or run != self._run:
+        run, rank = source = columns["run"][0], columns["rank"][0]
+        if self._writer is None or source != self._source:
             if self._writer is not None:
                 self._writer.close()
-            self._writer, self._run = EventFile(self._folder / run), run
+            folder = self._folder / run / f"rank-{rank}" if rank else self._folder / run
+            self._writer, self._source = EventFile(folder), source
         names = ("group", "quantity", "value", "update", "time")
         add = self._writer.add_scalar
         for group, quantity, value, update, time in zip(*map(columns.get, names), strict=True):

@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.text import Text
 
 from esper.karn.reports.report_lines import column_lines
-from esper.karn.sanctum.fold.ranks.rank_state import RankState
+from esper.karn.sanctum.fold.ranks.rank_state import RankState, lacks_of
 from esper.karn.store.liveness import StatusKind
 from esper.karn.text.figures import ABSENT
 from esper.karn.text.palette import TERMINAL
@@ -69,7 +69,7 @@ def ranks_as_json(ranks: Sequence[RankState]) -> list[dict[str, Any]] | None:
             "pid": one.pid,
             "started_at": one.started_at,
             "damaged_events": one.completeness.damaged_events,
-            "doubt": one.completeness.doubt if one.has_store else "it has no store",
+            "doubt": one.completeness.doubt or lacks_of(one, ranks),
         }
         for one in ranks
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from esper.karn.reports.incident_advice import advice_on, where_it_began
-from esper.karn.reports.run_commands import run_command
+from esper.karn.reports.run_commands import resume_command, run_command
 from esper.karn.sanctum.fold.attention import is_drill
 from esper.karn.sanctum.fold.verdict import master_verdict
 from esper.karn.sanctum.following.follower import RunFollower
@@ -130,5 +130,4 @@ def _next_steps(run: Path, frame: Frame) -> list[NextStep]:
     is_done = done >= state.episodes > 0
     more = ("--episodes", 2 * state.episodes) if is_done else ()
     purpose = "train longer" if is_done else "resume"
-    resume = run_command(run, "esper", "ppo", "--resume", more=more)
-    return [*steps, NextStep(purpose, resume)]
+    return [*steps, NextStep(purpose, resume_command(run, frame.ranks, more))]

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 #: The name on the Python Package Index, where `esper` is another project.
@@ -21,6 +22,17 @@ def command_line(program: str, *arguments: object) -> str:
         arguments: the arguments, quoted as needed.
     """
     return shlex.join([*_start_of(program), *map(str, arguments)])
+
+
+def torchrun_line(options: Sequence[object], *arguments: object) -> str:
+    """Return a command that runs `esper` in several processes with torchrun.
+
+    Args:
+        options: of torchrun.
+        arguments: of `esper`, quoted as needed.
+    """
+    words = [*_start_of("torchrun"), *options, "-m", "esper", *arguments]
+    return shlex.join(map(str, words))
 
 
 def install_command(extra: str) -> str:

@@ -227,7 +227,22 @@ LIVE, DEAD, STALE = StatusKind.LIVE, StatusKind.DEAD, StatusKind.STALE
         (
             [state(0, DEAD), state(1, DEAD)],
             DEAD,
-            "ranks 0 and 1 of 2 are gone and reported no end",
+            "ranks 0 and 1 of 2 are gone and reported no end; which was first is not known",
+        ),
+        (  # torchrun kills the others within a second: heartbeats do not tell
+            [state(0, DEAD, ended_at=20.0), state(1, DEAD, ended_at=18.5)],
+            DEAD,
+            "ranks 0 and 1 of 2 are gone and reported no end; which was first is not known",
+        ),
+        (
+            [state(0, DEAD, ended_at=20.0), state(1, DEAD, ended_at=9.0)],
+            DEAD,
+            "rank 1 of 2 was first: process 1 is dead; rank 0 is gone, too",
+        ),
+        (  # clocks of two machines may differ
+            [state(0, DEAD, ended_at=20.0), state(1, DEAD, ended_at=9.0, machine="node8")],
+            DEAD,
+            "ranks 0 and 1 of 2 are gone and reported no end; which was first is not known",
         ),
         (
             [state(0, StatusKind.FAILED, ended_at=20.0), state(1, DEAD, ended_at=10.0)],

@@ -2,11 +2,15 @@
 
 import sqlite3
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from esper.karn.store.errors import RunStoreError
+from esper.karn.store.rank_folders import rank_folders
 from esper.karn.store.reading.read_only_store import SESSION_SECONDS, ReadOnlyStore
+from esper.karn.store.reading.run_reader import RunReader
 from esper.leyline.errors import EsperError
+from esper.leyline.telemetry import RunStarted
 
 #: Allowed actions of a query; everything else is rejected before it runs.
 _ALLOWED: Final = (
@@ -32,11 +36,13 @@ class QueryResult:
         columns: names of the columns.
         rows: the rows, at most the requested number.
         is_cut: whether there are more rows.
+        missing: a sentence for each rank whose store could not be queried.
     """
 
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     is_cut: bool
+    missing: tuple[str, ...] = ()
 
 
 class QueriedStore(ReadOnlyStore):
@@ -74,6 +80,58 @@ class QueriedStore(ReadOnlyStore):
             raise QueryError("the query is empty: give one SELECT")
         columns = tuple(one[0] for one in cursor.description)
         return QueryResult(columns, rows[:most_rows], len(rows) > most_rows)
+
+
+def query_run(run: Path, sql: str, most_rows: int) -> QueryResult:
+    """Return the rows of one SELECT, in each store of a run that has several ranks.
+
+    In a run with several ranks, the first column is `rank`, and the rows are in order of ranks.
+
+    Args:
+        run: the run's directory.
+        sql: the query.
+        most_rows: maximum number of rows to read.
+
+    Raises:
+        QueryError: as `QueriedStore.query`.
+        RunStoreError: no store can be queried.
+    """
+    stores = {0: run, **rank_folders(run)}
+    missing = {rank: "it has no store" for rank in range(_world_size(run)) if rank not in stores}
+    if len(stores) + len(missing) == 1:
+        return QueriedStore(run).query(sql, most_rows)
+    columns: tuple[str, ...] | None = None
+    rows: list[tuple[Any, ...]] = []
+    first_error: EsperError | None = None
+    is_cut = False
+    for rank, folder in stores.items():
+        try:
+            found = QueriedStore(folder).query(sql, max(0, most_rows - len(rows)))
+        except (QueryError, RunStoreError) as error:
+            first_error = first_error or error
+            missing[rank] = str(error)
+            continue
+        if columns is not None and found.columns != columns:
+            missing[rank] = "its columns are others"
+            continue
+        columns = found.columns
+        rows += [(rank, *row) for row in found.rows]
+        is_cut = is_cut or found.is_cut
+    if columns is None:
+        assert first_error is not None
+        raise first_error
+    words = tuple(f"rank {rank} is left out: {missing[rank]}" for rank in sorted(missing))
+    return QueryResult(("rank", *columns), rows, is_cut, words)
+
+
+def _world_size(run: Path) -> int:
+    """Return the number of ranks at the last start of a run; 1 if it cannot be read."""
+    try:
+        starts = RunReader(run).read_last("run_started", 1)
+    except RunStoreError:
+        return 1
+    sizes = [one.payload.world_size for one in starts if isinstance(one.payload, RunStarted)]
+    return max(sizes, default=1)
 
 
 def _authorized(

@@ -11,6 +11,8 @@ from esper.leyline.text.rank_words import ranks_words
 #: Seconds after the start of a run in which ranks without a store are not reported as missing.
 STARTING_SECONDS: Final = 30.0
 
+#: Seconds of silence after which a rank has missed a heartbeat, with time for a busy disk.
+_BEATS_SECONDS: Final = 4.0
 _GONE: Final = (StatusKind.DEAD, StatusKind.FAILED, StatusKind.HALTED)
 _GOING_ON: Final = (StatusKind.LIVE, StatusKind.STARTING, StatusKind.STUCK)
 _GROUPS_NAMED: Final = 3
@@ -103,10 +105,38 @@ def _ended(ranks: Sequence[RankState], size: int) -> RunStatus:
         if len(found) == len(ranks) and (is_same or kind is StatusKind.HALTED):
             return RunStatus(first.kind, seconds, first.sentence)  # of a halt, it names the rank
         if len(found) > 1 and all(one.status.kind is StatusKind.DEAD for one in found):
-            who = ranks_words([one.rank for one in found])
-            return RunStatus(kind, seconds, f"{who} of {size} are gone and reported no end")
+            return RunStatus(kind, seconds, _all_dead(found, size))
         return RunStatus(first.kind, seconds, _named(found, size))
     return ranks[0].status
+
+
+def _all_dead(ranks: Sequence[RankState], size: int) -> str:
+    """Return the sentence on ranks that are all gone, with the first if that is known."""
+    first = _first_silent(ranks)
+    if first is None:
+        who = ranks_words([one.rank for one in ranks])
+        return f"{who} of {size} are gone and reported no end; which was first is not known"
+    others = [one.rank for one in ranks if one is not first]
+    are = "is" if len(others) == 1 else "are"
+    return (
+        f"rank {first.rank} of {size} was first: {first.status.sentence}; {ranks_words(others)} "
+        f"{are} gone, too"
+    )
+
+
+def _first_silent(ranks: Sequence[RankState]) -> RankState | None:
+    """Return the rank that ended first; None if heartbeats cannot tell.
+
+    A rank was first if it was already silent for longer than between two heartbeats when each of
+    the others sent its last one. Clocks of several machines may differ by more, so there it is not
+    known.
+    """
+    machines = {one.machine for one in ranks}
+    if len(machines) > 1 or any(one.ended_at is None for one in ranks):
+        return None
+    first, *others = _earliest_first(ranks)
+    ends = [(one.ended_at or 0.0) - (first.ended_at or 0.0) for one in others]
+    return first if min(ends) > _BEATS_SECONDS else None
 
 
 def _earliest_first(ranks: Sequence[RankState]) -> list[RankState]:
@@ -142,7 +172,33 @@ def joined_completeness(
         found = known.unreadable or known.gap
         if gap is None and found is not None:
             gap = f"rank {one.rank}: {found}"
+    if gap is None and not is_starting:
+        lacking = ((one, lacks_of(one, ranks)) for one in ranks if one.has_store)
+        gap = next((f"rank {one.rank}: {lacks}" for one, lacks in lacking if lacks), None)
     if missing and not is_starting:
         have = "has" if len(missing) == 1 else "have"
         gap = f"{ranks_words(missing)} of {size} {have} no store"
     return Completeness(first.completeness.unreadable, damaged_events, gap)
+
+
+def lacks_of(one: RankState, ranks: Sequence[RankState]) -> str | None:
+    """Return what a rank lacks, as only the other ranks show; None if nothing.
+
+    An empty store, and an older copy of a store, are complete in themselves.
+
+    Args:
+        one: the rank.
+        ranks: all ranks of the run.
+    """
+    if not one.has_store:
+        return "it has no store"
+    if one.status.kind is StatusKind.WAITING:
+        has_begun = any(other.status.kind is not StatusKind.WAITING for other in ranks)
+        return "its store is empty" if has_begun else None
+    last = max(ranks, key=lambda other: other.update)
+    if one.status.kind is StatusKind.DEAD and one.update < last.update:
+        return (
+            f"its store ends with update {one.update}, that of rank {last.rank} with update "
+            f"{last.update}"
+        )
+    return None
