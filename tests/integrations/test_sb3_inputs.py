@@ -124,7 +124,7 @@ def test_unused_bad_values_are_reported_when_training_ends(tmp_path):
 
     assert incidents(watch) == [[("rewards", 0, 6)]]
     (incident,) = esper.open_run(run_dir=tmp_path).incidents
-    assert incident["no_origin"].startswith("no operation of the training made it")
+    assert incident["no_origin"].startswith("no operation of the training computed it")
     assert not incident["kept"] or "environment" in incident["why_not_repeated"]
 
 
