@@ -27,14 +27,14 @@ _MOST: Final = 8  # generators of the loop
 
 _NOTHING: Final = memoryview(bytes(_DOUBLE)).cast("Q")
 #: Puts a generator back to the state that it had.
-Restore = Callable[[], None]
+Restore = Callable[[], object]
 
 
 class _Python:
     """Python's global generator."""
 
     def __init__(self) -> None:
-        self._generator: Any = random._inst  # type: ignore[attr-defined]  # no public name
+        self._generator: Any = random._inst  # it has no public name
         address = id(self._generator) + object.__basicsize__
         self._all = (ctypes.c_char * _BYTES).from_address(address)
         self.peek = _number_at(address)  # the position and the first word

@@ -271,7 +271,7 @@ def _progress_of(child: int) -> str:
     except OSError:
         return ""
     state, user, system = fields[0], fields[11], fields[12]
-    return f"{user} {system}" if state == b"S" else ""
+    return f"{user!r} {system!r}" if state == b"S" else ""
 
 
 def _how_it_ended(status: int | None) -> str:
