@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from esper.watching.finding.put_back import everything_put_back
+from esper.watching.finding.repeating.put_back import everything_put_back
 from esper.watching.model.heads import Head
 from esper.watching.model.parts import parts_of
 

@@ -19,7 +19,7 @@ class Kept(NoRecorder):
 
 
 class LogOfGradient(torch.autograd.Function):
-    """Passes numbers on; where it is told to, its derivative is the log of the right one."""
+    """Passes numbers on; where it is set to, its derivative is the log of the right one."""
 
     @staticmethod
     def forward(ctx, values, is_bad):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from esper.watching.finding import explainer
-from esper.watching.finding.put_back import everything_put_back
+from esper.watching.finding.repeating.put_back import everything_put_back
 from esper.watching.watch import Watch
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from esper.integrations.replacing import replaced
 from esper.recipes.recipe import Subject
 from esper.services.watched_run import watch
-from esper.watching.finding.cannot_run_again import CannotRunAgainError
-from esper.watching.finding.repeater import RandomState
-from esper.watching.finding.rerun import refuse_effects
+from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
+from esper.watching.finding.repeating.repeater import RandomState
+from esper.watching.finding.repeating.rerun import refuse_effects
 from esper.watching.finding.steps_left_out import StepReached
 from esper.watching.watch import Watch
 

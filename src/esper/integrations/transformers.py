@@ -25,8 +25,8 @@ from esper.integrations.replacing import replaced
 from esper.integrations.trl_rewards import checked_rewards
 from esper.recipes.transformers import of_trainer
 from esper.services.watched_run import watch
-from esper.watching.finding.cannot_run_again import CannotRunAgainError
-from esper.watching.finding.repeater import RandomState
+from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
+from esper.watching.finding.repeating.repeater import RandomState
 from esper.watching.hooking.hooks import unwrapped
 from esper.watching.watch import Watch
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from esper.leyline.errors import EsperError
-from esper.watching.finding.repeater import Repeater
+from esper.watching.finding.repeating.repeater import Repeater
 
 
 class RecipeError(EsperError, ValueError):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from esper.recipes.recipe import Recipe, RecipeError, Subject
-from esper.watching.finding.repeater import Repeater
+from esper.watching.finding.repeating.repeater import Repeater
 from esper.watching.hooking.hooks import unwrapped
 from esper.watching.model.heads import Head
 

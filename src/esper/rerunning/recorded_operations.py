@@ -43,7 +43,7 @@ from esper.tracing.repeatable import is_repeatable
 from esper.tracing.tracer import OperationTracer
 from esper.watching.checks.found import Found
 from esper.watching.finding.explaining import origin_in, origin_in_use
-from esper.watching.finding.rerun import LOOP_FUNCTION
+from esper.watching.finding.repeating.rerun import LOOP_FUNCTION
 
 REMARK: Final = "the recorded PyTorch operations were repeated, not the training script"
 _NAME: Final = re.compile(r"aten\.([a-zA-Z0-9_]+)\.([a-zA-Z0-9_]+)")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from esper.leyline.errors import EsperError
 from esper.watching.guard import Guard
 
-_STEPS: Final = 251  # numbers of steps that are told apart, in one byte
+_STEPS: Final = 251  # numbers of steps that can be distinguished, in one byte
 _UNEVEN: Final = (
     "the ranks call their closures a different number of times: from now on each rank skips its "
     "own steps, or ends by itself"
@@ -70,7 +70,7 @@ class Agreement:
         step = self.step % _STEPS
         flags = torch.zeros(dist.get_world_size() + 2, dtype=torch.uint8, device=self._device)
         flags[dist.get_rank()] = is_bad
-        flags[-2], flags[-1] = step, _STEPS - step  # of which the largest are told
+        flags[-2], flags[-1] = step, _STEPS - step  # of which the largest are kept
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         *flagged, newest, oldest = flags.tolist()
         if newest != _STEPS - oldest:

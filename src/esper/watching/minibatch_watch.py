@@ -20,7 +20,7 @@ from esper.watching.checks.looks import is_finite
 from esper.watching.checks.owner_norms import OwnerNorms
 from esper.watching.checks.std_look import StdLook
 from esper.watching.finding.explainer import Explainer
-from esper.watching.finding.repeater import Repeater
+from esper.watching.finding.repeating.repeater import Repeater
 from esper.watching.finding.self_masking import LayerCall, SelfMasking
 from esper.watching.guard import Guard
 from esper.watching.hooking import backward_pass

@@ -28,7 +28,7 @@ from esper.watching.checks.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
 from esper.watching.finding.frames import frames_of_traceback
-from esper.watching.finding.repeater import Repeater
+from esper.watching.finding.repeating.repeater import Repeater
 from esper.watching.given import Given
 from esper.watching.guard import Guard
 from esper.watching.hooking.hooks import TrainingHooks

@@ -20,7 +20,7 @@ from esper.growth.tasks.task import ChannelAxis, InvalidTaskError, Task
 
 #: Minimum of training samples for each class, on average.
 LEAST_OF_A_CLASS = 2
-#: Samples for each class, on average, below which it is said that the figures are uncertain.
+#: Samples for each class, on average, below which the figures are reported as uncertain.
 _FEW_OF_A_CLASS = 20
 #: Kinds of samples; by default chosen by the shape of a sample.
 Kind = Literal["vector", "signal", "image"]

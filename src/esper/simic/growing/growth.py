@@ -102,10 +102,10 @@ def grow(
         progress = _StepLines(env, folds, say)
 
         def on_step(
-            step: int, best: float, number: int = number, told: _StepLines = progress
+            step: int, best: float, number: int = number, line: _StepLines = progress
         ) -> None:
             work.grown(number, step)
-            told(step, best)
+            line(step, best)
 
         episodes.append(
             grow_hosts(env, player, number, seeds, limiters[number], on_step=on_step, say=say)

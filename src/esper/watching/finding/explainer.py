@@ -16,16 +16,9 @@ from esper.tracing.storages import KnownTensors
 from esper.tracing.tracer import OperationTracer
 from esper.watching.checks.found import Found, Look, look_of
 from esper.watching.checks.looks import kinds_of
-from esper.watching.finding import recall
 from esper.watching.finding.beginning import Owners, as_it_began
 from esper.watching.finding.bystanders import causes_first, masks_last
 from esper.watching.finding.child.forked import Apart, apart
-from esper.watching.finding.earlier_passes import (
-    NOT_AGAIN,
-    EarlierIsGoneError,
-    is_accumulating,
-    values_before,
-)
 from esper.watching.finding.explaining import (
     Explanation,
     Minibatch,
@@ -42,18 +35,25 @@ from esper.watching.finding.explaining import (
     why_no_origin,
 )
 from esper.watching.finding.frames import counters_in, is_plumbing, named_tensors, tensors_in
-from esper.watching.finding.put_back import everything_put_back
-from esper.watching.finding.recall import model_call, with_gradients_as
-from esper.watching.finding.repeater import Repeater
-from esper.watching.finding.rerun import (
+from esper.watching.finding.repeating import recall
+from esper.watching.finding.repeating.earlier_passes import (
+    NOT_AGAIN,
+    EarlierIsGoneError,
+    is_accumulating,
+    values_before,
+)
+from esper.watching.finding.repeating.put_back import everything_put_back
+from esper.watching.finding.repeating.recall import model_call, with_gradients_as
+from esper.watching.finding.repeating.repeater import Repeater
+from esper.watching.finding.repeating.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     has_loop,
     tensors_of_error,
 )
+from esper.watching.finding.repeating.without_partners import possible_ones
 from esper.watching.finding.source import add_sources
 from esper.watching.finding.steps_left_out import StepsLeftOut
-from esper.watching.finding.without_partners import possible_ones
 from esper.watching.guard import Guard
 from esper.watching.model.generators import Start
 from esper.watching.model.parts import Part

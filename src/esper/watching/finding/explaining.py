@@ -22,16 +22,16 @@ from esper.watching.checks.found import Found, Look
 from esper.watching.checks.looks import is_finite, kinds_of
 from esper.watching.finding.child.isolation import REFUSED
 from esper.watching.finding.frames import is_plumbing
-from esper.watching.finding.put_back import everything_put_back
-from esper.watching.finding.rerun import (
+from esper.watching.finding.repeating.put_back import everything_put_back
+from esper.watching.finding.repeating.rerun import (
     LOOP_FUNCTION,
     CannotRunAgainError,
     NoLoopError,
     body_of,
     has_loop,
 )
+from esper.watching.finding.repeating.without_partners import FROM_ANOTHER_RANK, is_from_partner
 from esper.watching.finding.steps_left_out import StepsLeftOut
-from esper.watching.finding.without_partners import FROM_ANOTHER_RANK, is_from_partner
 from esper.watching.model.generators import Generators, Start
 from esper.watching.model.heads import OUTPUT_QUANTITIES, Head
 from esper.watching.model.parts import Part, bad_rows

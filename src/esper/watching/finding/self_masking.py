@@ -12,7 +12,7 @@ from esper.tracing.without_compiler import without_compiler
 from esper.watching.checks.device_flags import KINDS, ReadFlags
 from esper.watching.checks.looks import kinds_of, masks_by_itself
 from esper.watching.finding.explaining import traced
-from esper.watching.finding.put_back import everything_put_back
+from esper.watching.finding.repeating.put_back import everything_put_back
 
 
 @dataclass(frozen=True)

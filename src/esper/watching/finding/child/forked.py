@@ -31,7 +31,7 @@ from esper.watching.finding.child.isolation import REFUSED, cut_off
 from esper.watching.finding.child.private_memory import SharedMemoryError, make_memory_private
 from esper.watching.finding.child.sending import packed, sendable, unpacked
 from esper.watching.finding.explaining import Explanation
-from esper.watching.finding.without_partners import computes_alone, has_partners
+from esper.watching.finding.repeating.without_partners import computes_alone, has_partners
 from esper.watching.guard import Guard
 
 #: Seconds after which a child is killed, because its second run may wait forever.

@@ -21,7 +21,6 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from esper.watching.finding.cannot_run_again import CannotRunAgainError, NoLoopError
 from esper.watching.finding.effects import Scope, has_effect
 from esper.watching.finding.frames import (
     frames_of_traceback,
@@ -29,7 +28,8 @@ from esper.watching.finding.frames import (
     named_tensors,
     tensors_in,
 )
-from esper.watching.finding.put_back import copy_of, gradient_state
+from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError, NoLoopError
+from esper.watching.finding.repeating.put_back import copy_of, gradient_state
 from esper.watching.finding.source import (
     Loop,
     NoSourceError,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esper.watching.finding.cannot_run_again import CannotRunAgainError
+from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
 
 #: Methods of `nn.Module` that pass on the arguments of a call unchanged.
 _PASSING_ON = ("_call_impl", "_wrapped_call_impl")

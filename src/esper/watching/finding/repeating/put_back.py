@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from esper.watching.finding.without_partners import without_partners
+from esper.watching.finding.repeating.without_partners import without_partners
 from esper.watching.model.generators import Start, generators_in, restoring
 
 #: Attributes of every module; parameters, buffers and modes are restored separately.

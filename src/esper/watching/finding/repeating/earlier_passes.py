@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
-from esper.watching.finding.cannot_run_again import CannotRunAgainError
+from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
 from esper.watching.finding.source import NoSourceError, loops_around, tree_of
 
 #: Functions that return the same values at each call.

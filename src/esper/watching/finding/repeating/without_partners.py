@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from esper.leyline.errors import EsperError
 from esper.leyline.quantities import SHARED_BY_RANKS
-from esper.watching.finding.cannot_run_again import CannotRunAgainError
+from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
 from esper.watching.model.shards import is_shared
 
 _COLLECTIVES: Final = ("c10d", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional")

@@ -1,0 +1,1 @@
+"""Repeats a minibatch with everything put back afterwards."""
