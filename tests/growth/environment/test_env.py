@@ -18,7 +18,6 @@ from esper.growth.environment.masks import action_mask
 from esper.growth.environment.observation import FEATURES
 from esper.growth.environment.reward import REWARD_TERMS, RewardSettings
 from esper.growth.environment.single_env import GrowthEnv
-from esper.growth.hosts.minibatches import SliceSizeError
 from esper.growth.tasks.loading import Task, UnknownTaskError
 from esper.leyline.heads import BLUEPRINT_CHOICES, HEAD_SIZES, SLOT_CHOICES, Op, Stage
 
@@ -294,7 +293,6 @@ def test_features_are_documented_and_named_once() -> None:
         ({"steps": 0}, EnvironmentSettingsError, "steps is 0"),
         ({"num_envs": 0}, EnvironmentSettingsError, "num_envs is 0"),
         ({"autoreset_mode": "NextStep"}, EnvironmentSettingsError, "SAME_STEP or DISABLED"),
-        ({"batch": 5000}, SliceSizeError, "needs 5000 training samples"),
     ],
 )
 def test_bad_settings_get_one_sentence(

@@ -181,6 +181,6 @@ def test_the_description_of_the_samples_comes_first(esper: Esper, tmp_path: Path
     name = f"npz:{tmp_path / 'data.npz'}"
     code, output, _ = begin(esper, name)
     assert code == 0
-    assert output.startswith(f"{name}: vectors of 6 features (guessed from their shape")
+    assert output.startswith(f"{name}: 300 vectors of 6 features (guessed from their shape")
     assert "not used: x_val, y_val" in output.splitlines()[0]
     assert "the largest class is 0." in output.splitlines()[1]
