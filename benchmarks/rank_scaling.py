@@ -62,7 +62,7 @@ def train(folder: Path, ranks: int, arguments: Sequence[str], *, is_apart: bool 
         folder: where the run is made.
         ranks: number of processes.
         arguments: of `esper ppo`.
-        is_apart: whether each process trains a run of its own; the first one's is returned.
+        is_apart: whether each process trains a separate run; that of the first process is returned.
     """
     port = str(free_port())
     processes = []
@@ -96,7 +96,7 @@ def host_steps_per_second(run: Path, host_steps_per_update: int) -> float:
 
 
 class Recorder:
-    """Stands for the ranks of a run, and measures what each would send for one host."""
+    """Replaces the ranks of a run, and measures what each would send for one host."""
 
     def __init__(self) -> None:
         self.bytes_per_host: list[int] = []

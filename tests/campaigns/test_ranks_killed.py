@@ -42,7 +42,7 @@ ARGUMENTS = (
 LIMIT_SECONDS = 30.0
 #: Longest time of a training without an interruption, on a machine that has other work to do.
 PATIENCE_SECONDS = 600.0
-#: Interruptions of one training; after them it goes on to its end.
+#: Interruptions of one training; after them it runs to its end.
 MOST_BLOWS = 10
 
 Processes = ForkedRanks | ForkedNodes

@@ -1,4 +1,4 @@
-"""Exports, frames and queries of a run whose ranks have stores of their own."""
+"""Exports, frames and queries of a run with one store per rank."""
 
 import shutil
 import sys

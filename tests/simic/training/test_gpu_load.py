@@ -12,7 +12,7 @@ from esper.simic.training.process.gpu_load import gpu_load
 
 
 class Nvml:
-    """Stands for NVIDIA's management library."""
+    """Replaces NVIDIA's management library."""
 
     def __init__(self, status: int = 0) -> None:
         self.status = status

@@ -29,7 +29,7 @@ class StatusKind(StrEnum):
     LIVE = "LIVE"  # the process exists and sends heartbeats
     STUCK = "STUCK"  # it sends heartbeats, and a process with hosts does not answer
     STALE = "STALE"  # the process may exist, and sends no heartbeat
-    DEGRADED = "DEGRADED"  # of several ranks, some are gone and others go on
+    DEGRADED = "DEGRADED"  # of several ranks, some are gone and others continue
     FINISHED = "FINISHED"  # it reported that all episodes are done
     STOPPED = "STOPPED"  # it reported that the user stopped it
     HALTED = "HALTED"  # it reported that non-finite values halted it

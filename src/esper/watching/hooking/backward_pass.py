@@ -31,7 +31,7 @@ class _NoOptimizer:
 
 
 def no_optimizer(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Return what stands for the optimizer of a loop that changes these parameters itself."""
+    """Return a replacement for the optimizer of a loop that changes these parameters itself."""
     return cast(torch.optim.Optimizer, _NoOptimizer(parameters))
 
 

@@ -25,8 +25,8 @@ class StopRequest:
     Attributes:
         requested: whether to stop after the current update.
         at_once: whether to discard the current batch.
-        checkpoint_wanted: whether to write a checkpoint of the last update and go on.
-        lost: why training cannot go on, a sentence, if another process of the run ended.
+        checkpoint_wanted: whether to write a checkpoint of the last update and continue.
+        lost: the reason why training cannot continue, if another process of the run ended.
         is_noticed: whether the work in progress has ended because of a request to stop at once.
     """
 
