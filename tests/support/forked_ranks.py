@@ -91,10 +91,10 @@ class ForkedRanks:
             self._processes.append(process)
 
     def signal(self, rank: int, number: signal.Signals) -> None:
-        """Send a signal to a rank."""
-        pid = self._processes[rank].pid
-        assert pid is not None
-        os.kill(pid, number)
+        """Send a signal to a rank; if it has ended already, nothing happens."""
+        process = self._processes[rank]
+        if process.exitcode is None and process.pid is not None:
+            os.kill(process.pid, number)
 
     def wait(self, seconds: float = 60.0) -> tuple[list[int | None], float]:
         """Wait for all ranks; return their exit codes, and the seconds until the last ended."""
