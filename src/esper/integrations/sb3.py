@@ -14,7 +14,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from esper.integrations.sb3_inputs import EnvironmentInputs
 from esper.leyline.telemetry import SHARED
-from esper.recipes.sb3 import figures_of, run_name
+from esper.recipes.sb3.figures import figures_of, run_name
 from esper.recording.place import Continued
 from esper.recording.run_recorder import RunRecorder
 from esper.services.watched_run import UnwritableRunError, watch

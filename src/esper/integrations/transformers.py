@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback
 
 from esper.integrations.replacing import replaced
 from esper.integrations.trl_rewards import checked_rewards
-from esper.recipes.transformers import of_trainer
+from esper.recipes.transformers.trainer import of_trainer
 from esper.services.watched_run import watch
 from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
 from esper.watching.finding.repeating.repeater import RandomState

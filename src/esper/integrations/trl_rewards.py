@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from esper.recipes.transformers import reward_names
+from esper.recipes.transformers.trainer import reward_names
 from esper.watching.watch import Watch
 
 

@@ -7,14 +7,14 @@ from esper.recipes.recipe import Recipe, Subject
 
 #: Modules with a `RECIPE`, by top-level package. A module is imported when it is needed.
 RECIPES: Final = {
-    "stable_baselines3": "esper.recipes.sb3",
-    "sb3_contrib": "esper.recipes.sb3",
+    "stable_baselines3": "esper.recipes.sb3.recipe",
+    "sb3_contrib": "esper.recipes.sb3.recipe",
     "rsl_rl": "esper.recipes.rsl_rl",
     "skrl": "esper.recipes.skrl",
     "tianshou": "esper.recipes.tianshou",
     "torchrl": "esper.recipes.torchrl",
-    "transformers": "esper.recipes.transformers",
-    "peft": "esper.recipes.transformers",
+    "transformers": "esper.recipes.transformers.recipe",
+    "peft": "esper.recipes.transformers.recipe",
 }
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from esper.leyline.telemetry import IncidentOrigin, NonfiniteSighting
 from esper.leyline.text.plain_text import printable
 from esper.leyline.text.source_paths import short_path
-from esper.recipes.sb3 import subject_of
-from esper.recipes.sb3_plan import REBUILDER, OnPolicyPlan
+from esper.recipes.sb3.plan import REBUILDER, OnPolicyPlan
+from esper.recipes.sb3.recipe import subject_of
 from esper.recording.capsule import WatchedCapsule, versions
 from esper.recording.run_recorder import sightings_of
 from esper.rerunning.bounded import BoundedMemory

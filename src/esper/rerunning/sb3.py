@@ -1,7 +1,7 @@
 """Rebuilds an on-policy algorithm of Stable-Baselines3 from a capsule.
 
-A class is looked up only if it is listed in `esper.recipes.sb3_plan`. A small file never leads to a
-large model, buffer or number of minibatches.
+A class is looked up only if it is listed in `esper.recipes.sb3.known_classes`. A small file never
+leads to a large model, buffer or number of minibatches.
 """
 
 import inspect
@@ -17,17 +17,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from esper.recipes.sb3_plan import (
+from esper.recipes.sb3.known_classes import (
     ACTIVATIONS,
     ALGORITHMS,
     ARRAYS,
     EXTRACTORS,
     OPTIMIZERS,
     POLICIES,
-    OnPolicyPlan,
-    PolicyPlan,
-    SpacePlan,
 )
+from esper.recipes.sb3.plan import OnPolicyPlan, PolicyPlan, SpacePlan
 from esper.recording.capsule import WatchedCapsule
 from esper.rerunning.bounded import BoundedMemory
 from esper.simic.replay.capsule_check import MOST_MINIBATCHES

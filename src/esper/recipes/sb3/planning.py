@@ -1,8 +1,4 @@
-"""Plans: the data needed to repeat an update of an on-policy algorithm of Stable-Baselines3.
-
-A plan names classes by path. Only the classes that are listed here are looked up, so an untrusted
-capsule cannot name any other class.
-"""
+"""The data needed to repeat an update of an on-policy algorithm of Stable-Baselines3."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -13,138 +9,18 @@ import torch
 
 from esper.leyline.errors import EsperError
 from esper.recipes.recipe import Rebuilding
+from esper.recipes.sb3.known_classes import (
+    ACTIVATIONS,
+    ALGORITHMS,
+    ARRAYS,
+    BUFFERS,
+    EXTRACTORS,
+    OPTIMIZERS,
+    POLICIES,
+)
+from esper.recipes.sb3.plan import REBUILDER, OnPolicyPlan
 
-REBUILDER: Final = "stable-baselines3 on-policy"
-_COMMON: Final = "stable_baselines3.common."
-_CONTRIB: Final = "sb3_contrib.common."
-#: Classes of algorithms, with the names of the arrays in their rollout buffer.
-ALGORITHMS: Final[Mapping[str, tuple[str, ...]]] = {
-    "stable_baselines3.ppo.ppo.PPO": (),
-    "stable_baselines3.a2c.a2c.A2C": (),
-    "sb3_contrib.ppo_mask.ppo_mask.MaskablePPO": ("action_masks",),
-    "sb3_contrib.ppo_recurrent.ppo_recurrent.RecurrentPPO": (
-        *("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf"),
-    ),
-}
-POLICIES: Final = (
-    *(f"{_COMMON}policies.{name}ActorCriticPolicy" for name in ("", "MultiInput")),
-    f"{_COMMON}policies.ActorCriticCnnPolicy",
-    *(
-        f"{_CONTRIB}maskable.policies.Maskable{name}ActorCriticPolicy"
-        for name in ("", "MultiInput")
-    ),
-    f"{_CONTRIB}maskable.policies.MaskableActorCriticCnnPolicy",
-    *(
-        f"{_CONTRIB}recurrent.policies.Recurrent{name}ActorCriticPolicy"
-        for name in ("", "MultiInput")
-    ),
-    f"{_CONTRIB}recurrent.policies.RecurrentActorCriticCnnPolicy",
-)
-EXTRACTORS: Final = tuple(
-    f"{_COMMON}torch_layers.{name}"
-    for name in ("FlattenExtractor", "NatureCNN", "CombinedExtractor")
-)
-OPTIMIZERS: Final = (
-    *(f"torch.optim.{name}" for name in ("adam.Adam", "adamw.AdamW", "sgd.SGD", "rmsprop.RMSprop")),
-    f"{_COMMON}sb2_compat.rmsprop_tf_like.RMSpropTFLike",
-)
-ACTIVATIONS: Final = tuple(
-    f"torch.nn.modules.activation.{name}"
-    for name in ("Tanh", "ReLU", "ELU", "LeakyReLU", "GELU", "SiLU", "Sigmoid", "Softplus", "Mish")
-)
-_BUFFERS: Final = tuple(
-    f"{module}.{name}RolloutBuffer"
-    for module, names in (
-        (f"{_COMMON}buffers", ("", "Dict")),
-        (f"{_CONTRIB}maskable.buffers", ("Maskable", "MaskableDict")),
-        (f"{_CONTRIB}recurrent.buffers", ("Recurrent", "RecurrentDict")),
-    )
-    for name in names
-)
-#: Arrays of every rollout buffer.
-ARRAYS: Final = (
-    *("observations", "actions", "rewards", "returns", "episode_starts", "values"),
-    *("log_probs", "advantages"),
-)
 _MOST_BOUNDS: Final = 10_000  # bounds of a Box that are written out
-
-
-class SpacePlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A Gymnasium space.
-
-    Attributes:
-        kind: name of the class.
-        sizes: numbers of choices, for discrete spaces.
-        shape: shape of a Box or a MultiBinary space.
-        dtype: name of the elements' type.
-        low: lower bounds: one for all elements, or one for each.
-        high: upper bounds.
-        parts: spaces of a Dict space, by name.
-    """
-
-    kind: str
-    sizes: list[int] = []
-    shape: list[int] = []
-    dtype: str = ""
-    low: list[float] = []
-    high: list[float] = []
-    parts: "dict[str, SpacePlan]" = {}
-
-
-class PolicyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The arguments of a policy's constructor; classes are given as paths."""
-
-    net_arch: list[int] | dict[str, list[int]]
-    activation_fn: str
-    use_sde: bool
-    log_std_init: float
-    full_std: bool
-    use_expln: bool
-    squash_output: bool
-    features_extractor_class: str
-    features_extractor_kwargs: dict[str, int | bool]
-    share_features_extractor: bool
-    normalize_images: bool
-    optimizer_class: str
-    optimizer_kwargs: dict[str, bool | int | float | list[float] | None]
-    lstm_hidden_size: int = 0
-    n_lstm_layers: int = 0
-    shared_lstm: bool = False
-    enable_critic_lstm: bool = False
-    lstm_kwargs: dict[str, bool | int | float] = {}
-
-
-class OnPolicyPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An on-policy algorithm: its class, its spaces, its policy and its settings."""
-
-    algorithm: str
-    policy: str
-    observation_space: SpacePlan
-    action_space: SpacePlan
-    arguments: PolicyPlan
-    n_envs: int
-    n_steps: int
-    gamma: float
-    gae_lambda: float
-    ent_coef: float
-    vf_coef: float
-    max_grad_norm: float
-    use_sde: bool
-    sde_sample_freq: int
-    learning_rate: float
-    is_flat: bool  # whether the arrays of the rollout buffer are flattened, as `get` leaves them
-    normalize_advantage: bool = True
-    batch_size: int | None = None  # None: the whole rollout, as in A2C
-    n_epochs: int = 1
-    clip_range: float = 0.0
-    clip_range_vf: float | None = None
-    target_kl: float | None = None
-
-    @property
-    def minibatches_per_epoch(self) -> int:
-        """Number of minibatches in an epoch."""
-        samples = self.n_envs * self.n_steps
-        return 1 if self.batch_size is None else -(-samples // self.batch_size)
 
 
 class _CannotPlanError(EsperError):
@@ -163,7 +39,7 @@ def rebuilding_of(model: Any, phase: str) -> Rebuilding:
 
 def _plan(model: Any) -> OnPolicyPlan:
     policy, buffer = model.policy, model.rollout_buffer
-    _known(type(buffer), _BUFFERS, "its rollout buffer")
+    _known(type(buffer), BUFFERS, "its rollout buffer")
     progress = model._current_progress_remaining
     recurrent: dict[str, Any] = {}
     if hasattr(policy, "lstm_actor"):

@@ -1,21 +1,17 @@
 """Stable-Baselines3 and sb3-contrib: PPO, A2C, MaskablePPO, RecurrentPPO, DQN, SAC, TD3, …"""
 
-import numbers
 from typing import Any, Final
 
 import torch
 from torch import nn
 
 from esper.recipes.recipe import Recipe, Subject
-from esper.recipes.sb3_plan import rebuilding_of
+from esper.recipes.sb3.figures import environment_id, figures_of, rollout_of, settings_of
+from esper.recipes.sb3.planning import rebuilding_of
 from esper.watching.model.heads import Head
 
 #: Paths of the layer that computes logits, means or values of actions.
 _OUTPUT_LAYERS: Final = ("action_net", "actor.mu", "q_net.q_net.-1", "quantile_net.quantile_net.-1")
-_SETTINGS: Final = (
-    *("learning_rate", "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "ent_coef"),
-    *("vf_coef", "max_grad_norm", "buffer_size", "learning_starts", "tau", "train_freq"),
-)
 
 
 def subject_of(model: Any) -> Subject | None:
@@ -31,11 +27,11 @@ def subject_of(model: Any) -> Subject | None:
         heads=_heads(model.action_space, layer, is_of_values=hasattr(model, "exploration_rate")),
         output_layer=layer,
         library="sb3-contrib" if type(model).__module__.startswith("sb3_contrib") else _SB3,
-        task=_environment_id(model),
+        task=environment_id(model),
         seed=model.seed,
-        config={"algorithm": type(model).__name__} | _settings(model),
+        config={"algorithm": type(model).__name__} | settings_of(model),
         figures=lambda: figures_of(model),
-        inputs=lambda: _rollout_of(model),
+        inputs=lambda: rollout_of(model),
         rebuilding_of=(lambda phase: rebuilding_of(model, phase)) if is_on_policy else None,
         why_not_rebuilt="only on-policy algorithms of Stable-Baselines3 can be rebuilt elsewhere",
     )
@@ -79,46 +75,3 @@ def _optimizers(model: Any, policy: nn.Module) -> list[torch.optim.Optimizer]:
     ]
     found = [one for one in candidates if isinstance(one, torch.optim.Optimizer)]
     return list(dict.fromkeys(found))
-
-
-def _environment_id(model: Any) -> str:
-    env = model.get_env()
-    try:
-        specs = env.get_attr("spec") if env is not None else [None]
-    except AttributeError:
-        return ""
-    return str(getattr(specs[0], "id", "") or "")
-
-
-def _settings(model: Any) -> dict[str, Any]:
-    values = {name: getattr(model, name, None) for name in _SETTINGS}
-    return {name: value for name, value in values.items() if isinstance(value, (int, float, str))}
-
-
-def _rollout_of(model: Any) -> dict[str, Any]:
-    """Return the sources of advantages and returns, by name.
-
-    Empty for off-policy algorithms, and during a rollout, when they are not used.
-    """
-    buffer = getattr(model, "rollout_buffer", None)
-    if not getattr(buffer, "full", False):
-        return {}
-    held = {name: getattr(buffer, name, None) for name in ("rewards", "values")}
-    return {name: values for name, values in held.items() if values is not None}
-
-
-def run_name(model: Any) -> str:
-    """Return the name of a run: algorithm and environment."""
-    return "-".join(filter(None, [type(model).__name__, _environment_id(model)]))
-
-
-def figures_of(model: Any) -> dict[str, float]:
-    """Return the figures in the library's logger, and the mean return and length of episodes."""
-    logger = getattr(model, "_logger", None)
-    held = {} if logger is None else dict(logger.name_to_value)
-    held["time/total_timesteps"] = model.num_timesteps
-    episodes = [dict(one) for one in (model.ep_info_buffer or ())]
-    if episodes:
-        held["rollout/ep_rew_mean"] = sum(one["r"] for one in episodes) / len(episodes)
-        held["rollout/ep_len_mean"] = sum(one["l"] for one in episodes) / len(episodes)
-    return {name: float(value) for name, value in held.items() if isinstance(value, numbers.Real)}

@@ -1,0 +1,1 @@
+"""Recipe of Stable-Baselines3 and sb3-contrib."""

@@ -1,0 +1,1 @@
+"""Recipe of transformers, PEFT and TRL."""
