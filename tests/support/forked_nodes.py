@@ -2,9 +2,13 @@
 
 The agents and their ranks are forked from a process that has loaded PyTorch. Only the start of the
 interpreter is left out: rendezvous, key-value store, signals and restarts are those of `torchrun`.
+An agent that starts functions, not programs as `torchrun` does, shares a `multiprocessing.Event`
+with its ranks. A rank that is killed while it waits for it leaves it locked, and the agent would
+wait forever; so that event is replaced.
 """
 
 import os
+import select
 import signal
 import sys
 import time
@@ -124,12 +128,34 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
+class _PipeEvent:
+    """An event that a killed process cannot leave locked."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def set(self) -> None:
+        """Wake up all that wait, now or later."""
+        os.write(self._write, b".")
+
+    def wait(self) -> None:
+        """Wait until it is set."""
+        select.select([self._read], [], [])
+
+
 def _launch(
     folder: str, arguments: tuple[str, ...], nodes: int, ranks: int, node: int, endpoint: str
 ) -> None:
+    from torch.distributed.elastic import multiprocessing
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    class Context(multiprocessing.MultiprocessContext):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._worker_finished_event = _PipeEvent()
+
+    multiprocessing.MultiprocessContext = Context  # type: ignore[misc]  # in this process alone
     os.chdir(folder)
     output = os.open(f"launcher {node}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)

@@ -33,9 +33,8 @@ RECIPE: Final = Recipe("transformers", subject_of)
 
 def of_model(model: nn.Module) -> Subject:
     """Return the watched parts of a model: its output layer, heads and adapters."""
-    base: Any = model
-    if hasattr(base, "get_base_model"):  # with adapters of PEFT
-        base = base.get_base_model()
+    with_adapters: Any = model
+    base = with_adapters.get_base_model() if hasattr(model, "get_base_model") else model
     name, layer = _output_layer(base)
     width = getattr(layer, "out_features", None)
     heads = []
@@ -67,7 +66,8 @@ def _output_layer(model: Any) -> tuple[str, nn.Module | None]:
 
 def _is_regression(model: Any) -> bool:
     config = getattr(model, "config", None)
-    return getattr(config, "num_labels", 2) == 1 or config.problem_type == "regression"
+    has_one_label = getattr(config, "num_labels", 2) == 1
+    return has_one_label or getattr(config, "problem_type", None) == "regression"
 
 
 def _adapters(model: Any) -> dict[str, str]:
