@@ -7,6 +7,7 @@ manager or new object takes 0.3 to 1 µs (`benchmarks/watch_overhead.py`).
 """
 
 import math
+import time
 from typing import Any
 
 import torch
@@ -118,5 +119,9 @@ class OrdinarySteps(MinibatchWatch):
         ):
             super().on_step_over(optimizer)
             return
-        self.record.is_stepping = False
-        self._begin_minibatch()
+        record = self.record
+        record.is_stepping = self._is_learning = False
+        self.held.forget()
+        self.std.calls = 0  # weights may have changed
+        self._began = time.monotonic()
+        self._starts.step_over(is_first=record.steps == 1)

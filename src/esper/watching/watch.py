@@ -6,7 +6,6 @@ it checks tensors, reads the loop's own variables, and runs the minibatch again 
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from esper.watching.agreement import Agreement, NonfiniteHalt, OnNonfinite, Reac
 from esper.watching.checks.device_flags import DeviceFlags
 from esper.watching.checks.flag_evidence import FLAGS_ONLY, found_in_flags
 from esper.watching.checks.found import Found
-from esper.watching.checks.looks import is_finite
+from esper.watching.checks.looks import is_finite, joined, numbers_of
 from esper.watching.checks.update_look import NO_STEPS, WEIGHTS_ONLY, UpdateLook
 from esper.watching.finding.beginning import Owners
 from esper.watching.finding.explainer import Explainer, Replay
@@ -408,16 +407,15 @@ class Watch:
 
     def _look_back(self, record: UpdateRecord) -> None:
         """Read the flags, and whether weights and optimizer state are finite, once per update."""
-        looked_at = self._look.look(self._explainer.moments()).float()
+        is_finite_and_same = self._look.look(self._explainer.moments())
         owners, measured = self._minibatches.owner_norms.take()
-        if measured is not None:
-            looked_at = torch.cat((looked_at, measured.to(looked_at.device)))
+        looked_at = [*is_finite_and_same, *measured]
         if self._flags is None:
-            is_finite, is_same, *norms = looked_at.tolist()
+            is_finite, is_same, *norms = numbers_of(looked_at)
         else:
             excess = self._minibatches.std.excess()
-            own = looked_at.new_zeros(1) if excess is None else excess.to(looked_at.device)[None]
-            flags, others = self._minibatches.read_flags(torch.cat((own, looked_at)))
+            more = joined([excess is not None and excess, *looked_at], device_of(self.parts))
+            flags, others = self._minibatches.read_flags(more)
             excess_of_std, is_finite, is_same, *norms = others
             self._minibatches.std.overflows = excess_of_std > 0
             record.norm_sum, record.norm_max, record.norms = flags.norms
@@ -426,9 +424,7 @@ class Watch:
                 self._incidents.note_lasting(record, found, FLAGS_ONLY, flags.first_step)
             elif flags.bad_loss:
                 self._incidents.note_loss(record, FLAGS_ONLY, *flags.bad_loss)
-        # There are no norms without a step. A non-finite norm is a consequence of a reported fault.
-        both = zip(owners, norms, strict=False)
-        record.owner_norms = {owner: norm for owner, norm in both if math.isfinite(norm)}
+        record.owner_norms = self._minibatches.owner_norms.of_owners(owners, norms)
         if is_finite:
             self._incidents.is_broken = False  # no lasting damage: report new findings
         elif not self._incidents.is_broken:

@@ -1,6 +1,7 @@
 """The gradient norm of each head and group, once per update."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,69 +18,70 @@ class OwnerNorms:
     Args:
         parts: all parameters with their owners.
 
-    Attributes:
-        owners: heads and groups that own parameters, in their order.
     """
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._whole = [part for part in parts if part.owner not in ("", SHARED)]
-        self._by_rows = [part for part in parts if part.rows]
-        names = dict.fromkeys(part.owner for part in self._whole)
-        names |= dict.fromkeys(name for part in self._by_rows for name, _ in part.rows)
-        self.owners = tuple(names)
-        self._measured: Tensor | None = None
-        self._number_of = {name: number for number, name in enumerate(names)}
+        whole = dict.fromkeys(part.owner for part in parts if part.owner not in ("", SHARED))
+        by_rows = dict.fromkeys(name for part in parts for name, _ in part.rows)
+        self._owners = tuple(whole | by_rows)
+        self._own = [
+            (part, [name for name, _ in rows], [len(own) for _, own in rows])
+            for part in parts
+            if (rows := part.local_rows()) or part.owner in whole
+        ]
+        self._measured: list[tuple[str, Tensor]] = []
 
     def measure(self) -> None:
         """Measure all gradients, unless they were measured since the last `take`."""
-        if self._measured is None:
-            self._measured = self._norms()
+        if not self._measured:
+            self._measured = self._norms(_every)
 
     def add(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Add the gradients of an optimizer's parameter groups to those that were measured."""
-        more = self._norms(groups)
-        if self._measured is not None and more is not None:
-            self._measured = torch.hypot(self._measured, more)
+        if self._measured:
+            self._measured += self._norms(_of(groups).__contains__)
 
-    def take(self) -> tuple[tuple[str, ...], Tensor | None]:
-        """Return the owners and the measured norm of each, `[owners]`, and forget these norms."""
-        measured, self._measured = self._measured, None
-        return self.owners, measured
+    def take(self) -> tuple[list[str], list[Tensor]]:
+        """Return norms, each with its owner, and forget them; see `of_owners`."""
+        measured, self._measured = self._measured, []
+        return [owner for owner, _ in measured], [norm for _, norm in measured]
+
+    def of_owners(self, owners: Sequence[str], norms: Sequence[float]) -> dict[str, float]:
+        """Return the norm of each owner: the root of the sum of the squares of all its norms.
+
+        There are none if nothing was measured. A norm that is not finite is left out: it is a
+        consequence of a reported fault.
+        """
+        if not owners:
+            return {}
+        found = dict.fromkeys(self._owners, 0.0)
+        for owner, norm in zip(owners, norms, strict=True):
+            found[owner] = math.hypot(found[owner], norm)
+        return {owner: norm for owner, norm in found.items() if math.isfinite(norm)}
 
     @torch.no_grad()
-    def _norms(self, groups: Sequence[Mapping[str, Any]] | None = None) -> Tensor | None:
-        is_own = _every if groups is None else _of(groups).__contains__
-        squares: list[Tensor] = []
-        owners: list[int] = []
-        whole = [
-            (local(gradient), self._number_of[part.owner])
-            for part in self._whole
-            if (gradient := part.parameter.grad) is not None
-            and gradient.layout is torch.strided
-            and is_own(id(part.parameter))
-        ]
-        if whole:
-            norms = torch._foreach_norm([gradient for gradient, _ in whole])
-            squares.append(torch.stack([norm.float() for norm in norms]).square())
-            owners += [number for _, number in whole]
-        for part in self._by_rows:
+    def _norms(self, is_own: Callable[[int], bool]) -> list[tuple[str, Tensor]]:
+        owners: list[str] = []
+        gradients: list[Tensor] = []
+        for part, names, sizes in self._own:
             gradient = part.parameter.grad
             if gradient is None or gradient.layout is not torch.strided:
                 continue
             if not is_own(id(part.parameter)):
                 continue
             gradient = local(gradient)
-            if not gradient.numel():
-                continue
-            own_rows = part.local_rows()
-            rows = gradient.reshape(own_rows[-1][1].stop, -1).float().square().sum(1)
-            squares.append(rows)
-            owners += [self._number_of[name] for name, own in own_rows for _ in own]
-        if not squares:
-            return None
-        values = torch.cat(squares)
-        index = torch.tensor(owners, device=values.device)
-        return values.new_zeros(len(self.owners)).index_add_(0, index, values).sqrt()
+            if sizes and gradient.numel():
+                owners += names
+                gradients += gradient.reshape(sum(sizes), -1).split(sizes)
+            if part.owner not in ("", SHARED):
+                owners.append(part.owner)
+                gradients.append(gradient)
+        if not gradients:
+            return []
+        # Squares of numbers in half precision overflow.
+        is_half = any(one.dtype.itemsize < 4 for one in gradients)
+        norms = torch._foreach_norm(gradients, 2.0, dtype=torch.float32 if is_half else None)
+        return list(zip(owners, norms, strict=True))
 
 
 def _every(_parameter: int) -> bool:

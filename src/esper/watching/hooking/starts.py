@@ -1,6 +1,7 @@
 """What a repetition of the current minibatch begins with: the states of random generators."""
 
 import sys
+from functools import partial
 from typing import Any
 
 from esper.watching.finding.frames import variables_around
@@ -34,7 +35,7 @@ class Starts:
         self.rngs.step_over()
         if is_first:
             with self._guard:
-                self._others.find(variables_around(sys._getframe()))
+                self._others.find(partial(variables_around, sys._getframe()))
         self._others.step_over()
 
     def states(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from types import ModuleType
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ _WORDS: Final = 624  # of a Mersenne Twister
 _BYTES: Final = 4 * (_WORDS + 1)  # with its position
 _DOUBLE: Final = 8
 _MOST: Final = 8  # generators of the loop
+_QUIET_AFTER: Final = 8  # updates in which the loop had the same generators
+_LOOKS_EACH: Final = 16  # updates
 
 _NOTHING: Final = memoryview(bytes(_DOUBLE)).cast("Q")
 #: Puts a generator back to the state that it had.
@@ -155,6 +158,8 @@ class GeneratorStates:
     def __init__(self) -> None:
         self._readers = [*_readers()]
         self._own: list[Any] = []
+        self._calls = 0  # of `find`
+        self._equal = 0  # of these in a row in which it found the same
         views = [one.peek for one in self._readers]
         self._first, self._second = (*views, _NOTHING, _NOTHING)[:2]
         self._known = (-1, -1)
@@ -174,10 +179,22 @@ class GeneratorStates:
         states += [restoring(one) for one in self._own]
         self._states.appendleft(Generators(tuple(states)))
 
-    def find(self, values: Iterable[object]) -> None:
-        """Find the loop's own generators among the variables around an optimizer's step."""
-        found = {id(one): one for one in generators_in(values)}
-        self._own = list(found.values())[:_MOST]
+    def find(self, variables: Callable[[], Iterable[object]]) -> None:
+        """Find the loop's own generators among the variables around an optimizer's step.
+
+        Called once per update. While the generators stay the same, every sixteenth call looks.
+
+        Args:
+            variables: returns them.
+        """
+        self._calls += 1
+        if self._equal >= _QUIET_AFTER and self._calls % _LOOKS_EACH:
+            return
+        found = {id(one): one for one in generators_in(variables())}
+        own = list(found.values())[:_MOST]
+        is_equal = len(own) == len(self._own) and all(map(is_, own, self._own))
+        self._equal = self._equal + 1 if is_equal else 0
+        self._own = own
 
     def of_minibatch(self) -> tuple[Generators, ...]:
         """Return the states that the current minibatch may have begun at, the newest first."""
