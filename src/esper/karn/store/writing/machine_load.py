@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esper.leyline.gpu_load import GpuLoad
@@ -74,8 +76,40 @@ class LoadMeter:
     def _processes(self) -> "list[psutil.Process]":
         import psutil  # as above
 
+        found = []
         try:
             process = psutil.Process(self._pid)
-            return [process, *process.children(recursive=True)]
+            found.append(process)
+            pids = _descendants(self._pid)
+            if pids is None:
+                return [process, *process.children(recursive=True)]
         except psutil.Error:
-            return []
+            return found
+        for pid in pids:
+            with suppress(psutil.Error):
+                found.append(psutil.Process(pid))
+        return found
+
+
+def _descendants(pid: int) -> list[int] | None:
+    """Return the ids of the children of a process and of theirs; None if Linux does not list them.
+
+    `psutil.Process.children` reads the parent of every process of the machine, which takes 10 ms
+    for each thousand.
+    """
+    found: list[int] = []
+    wanted = [pid]
+    while wanted:
+        parent = wanted.pop()
+        try:
+            threads = list(Path(f"/proc/{parent}/task").iterdir())
+            children = [
+                int(one) for path in threads for one in (path / "children").read_text().split()
+            ]
+        except OSError:  # it has ended, or the kernel has no such files
+            if parent == pid:
+                return None
+            continue
+        found += children
+        wanted += children
+    return found
