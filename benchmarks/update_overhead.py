@@ -24,7 +24,7 @@ from benchmark_output import in_processes, interval_of, line_of, rounds_of
 from torch import Tensor
 
 from esper.leyline.heads import HEAD_SIZES, Op
-from esper.simic.agent import figures, ppo
+from esper.simic.agent import figures
 from esper.simic.agent.detection.finite_check import FiniteCheck
 from esper.simic.agent.learning_state import LearningState
 from esper.simic.agent.loss_scale import LossScale
@@ -155,8 +155,7 @@ def timed_parts(spent: list[float]) -> Iterator[None]:
         for owner, name in (
             (LearningState, "keep"),
             (LearningState, "figures"),
-            (ppo, "output_sum"),
-            (figures, "silent_sum"),
+            (figures, "silent_sums"),
             (FiniteCheck, "forward"),
             (FiniteCheck, "derivable"),
             (FiniteCheck, "backward"),
@@ -189,13 +188,12 @@ def shares_of_parts(size: Size, rounds: int) -> list[float]:
 @contextmanager
 def without_detection(agent: PPOAgent) -> Iterator[None]:
     """Remove detection from updates."""
-    nothing, no_state = torch.zeros(()), torch.zeros(8)
+    no_state = torch.zeros(5)
     with ExitStack() as exits:
         for owner, name, value in (
             (agent.state, "keep", lambda: None),
             (agent.state, "figures", lambda: no_state),
-            (ppo, "output_sum", lambda _outputs: nothing),
-            (figures, "silent_sum", lambda terms: torch.zeros(len(terms))),
+            (figures, "silent_sums", lambda outputs: torch.zeros(len(outputs))),
             (figures.Figures, "is_suspicious", False),
         ):
             exits.enter_context(mock.patch.object(owner, name, value))

@@ -16,6 +16,7 @@ from esper.simic.agent.minibatch import Minibatch, MinibatchTerms
 from esper.simic.config import TrainingConfig
 from esper.simic.drill import Injection
 from esper.simic.telemetry.nonfinite import detected
+from esper.tamiyo.policy import PolicyOutput
 
 #: Scalars of a minibatch that its optimizer step needs, so that they are computed at once.
 AT_ONCE = (
@@ -99,7 +100,7 @@ class Figures:
         tripped: minibatches with a non-finite measurement, `[M]`.
         explained_variance: variance of the returns that the critic explains, at most 1.
         state: `state_figures` after the last step.
-        preparation: sum of everything computed before the first minibatch.
+        preparation: sums of what the policy returned before the first step, by minibatch.
         loss_scale: fp16 loss scale after the update; None without fp16.
         learning_rate: learning rate of the update.
     """
@@ -113,7 +114,7 @@ class Figures:
     tripped: Tensor
     explained_variance: float
     state: tuple[float, ...]
-    preparation: float
+    preparation: tuple[float, ...]
     loss_scale: float | None
     learning_rate: float
 
@@ -126,7 +127,7 @@ class Figures:
     def is_suspicious(self) -> bool:
         """Whether any measurement is non-finite: of a minibatch, the state or the preparation."""
         return bool(self.tripped.any()) or not (
-            _is_sound(self.state) and isfinite(self.preparation)
+            _is_sound(self.state) and all(map(isfinite, self.preparation))
         )
 
 
@@ -148,7 +149,7 @@ class Trace:
 
 def _is_sound(state: tuple[float, ...]) -> bool:
     """Return whether an update can start from a state with these `state_figures`."""
-    *_, min_second_moment, _, step, loss_scale = state
+    *_, min_second_moment, step, loss_scale = state
     return all(map(isfinite, state)) and min_second_moment >= 0 <= step and loss_scale >= 1
 
 
@@ -166,24 +167,31 @@ def state_figures(
             parameter whose value no longer matches its code makes a figure NaN.
 
     Returns:
-        The minimum and maximum of the parameters, of the first and of the second moments (finite
-        if and only if all values are; 0 before Adam's first step), Adam's step counter, and the
-        loss scale: `[8]`.
+        The product of parameters and first moments, and the sum of the second moments (neither is
+        finite if a value is not: even 0 times Inf is NaN); the minimum of the second moments;
+        Adam's step counter; and the loss scale: `[5]`. Before Adam's first step, the sum of the
+        parameters, and 0 for moments and step. A product or sum may overflow although all values
+        are finite; that only costs an examination of the values.
     """
     if known is not None:
         is_known = known > 0
         changed = is_known & (code_of(flat) != known)
         flat = flat.masked_fill(is_known, 0.0).masked_fill(changed, torch.nan)
-    extremes = torch.aminmax(flat)
     if not state:
-        return torch.stack((*extremes, *flat.new_zeros(5), loss_scale))
-    first, second = torch.aminmax(state["exp_avg"]), torch.aminmax(state["exp_avg_sq"])
-    return torch.stack((*extremes, *first, *second, state["step"].to(flat.device), loss_scale))
+        return torch.stack((flat.sum(), *flat.new_zeros(3), loss_scale))
+    second = state["exp_avg_sq"]
+    product = torch.dot(flat, state["exp_avg"])
+    step = state["step"].to(flat.device)
+    return torch.stack((product, second.sum(), second.amin(), step, loss_scale))
 
 
 def _measured(
-    traces: Sequence[Trace], config: TrainingConfig, parameters: FlatParameters, owners: Tensor
-) -> tuple[Tensor, tuple[str, ...]]:
+    traces: Sequence[Trace],
+    prepared: Sequence[PolicyOutput],
+    config: TrainingConfig,
+    parameters: FlatParameters,
+    owners: Tensor,
+) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Measure minibatches of one size on the device.
 
     All minibatches are measured at once, because the time of small operations is that of their
@@ -192,13 +200,15 @@ def _measured(
 
     Args:
         traces: the minibatches.
+        prepared: what the policy returned in the preparation for minibatches of this size.
         config: source of the clip range.
         parameters: parameters of the policy.
         owners: index of the head that each choice belongs to, `[total]`.
 
     Returns:
         A row for each minibatch, with the columns `AT_ONCE`, `_DECIDED`, `_AFTERWARDS`, then one
-        column per head for each per-head measurement; and the names of the per-head measurements.
+        column per head for each per-head measurement; the sums of `prepared`, `[p]`; and the names
+        of the per-head measurements.
     """
 
     def stacked(values: Iterable[Tensor]) -> Tensor:
@@ -226,30 +236,33 @@ def _measured(
         "log_prob_max": torch.where(active, log_probs, lowest).amax((1, 2)),
         "gradient_norm": norms,
     }
+    silent = silent_sums([*(t.output for t in terms), *prepared])
     max_entropy = stacked(trace.batch.max_entropy for trace in traces)
     of_all_heads = (
         (entropies * max_entropy).sum(3).mean((1, 2)),
         ((joint_ratio - 1).abs() > config.clip_range).float().mean((1, 2)),
         joint_ratio.new_full((len(traces),), joint_ratio[0].numel()),
-        silent_sum(terms),
+        silent[: len(traces)],
     )  # each [m]
     at_once = stacked(trace.at_once for trace in traces)
     decided = stacked(each for trace in traces for each in trace.decided).view(len(traces), -1)
     afterwards = torch.stack(of_all_heads, dim=1)
     rows = torch.cat((at_once, decided, afterwards, *by_head.values()), dim=1)
-    return rows, tuple(by_head)
+    return rows, silent[len(traces) :], tuple(by_head)
 
 
-def silent_sum(terms: Sequence[MinibatchTerms]) -> Tensor:
-    """Return the sum of the values that can be non-finite while all losses are finite: `[m]`.
+def silent_sums(outputs: Sequence[PolicyOutput]) -> Tensor:
+    """Return the sum of what the policy returned for each of m minibatches of one size: `[m]`.
 
-    These are the logits that do not contribute to a loss, and the recurrent state after the last
-    step. A float32 sum may overflow although all values are finite; that only costs an examination
-    of the values, and float32 is faster.
+    Some of it can be non-finite while all losses are finite: the logits that do not contribute to a
+    loss, and the recurrent state after the last step. A float32 sum may overflow although all
+    values are finite; that only costs an examination of the values, and float32 is faster.
     """
-    logits = torch.stack([each.output.logits for each in terms])
-    states = torch.stack([state for each in terms for state in each.output.state])  # [2 m, …]
-    return logits.flatten(1).sum(1) + states.view(len(terms), -1).sum(1)
+    logits = torch.stack([each.logits for each in outputs])
+    values = torch.stack([each.values for each in outputs])
+    states = torch.stack([state for each in outputs for state in each.state])  # [2 m, …]
+    sums = logits.flatten(1).sum(1) + states.view(len(outputs), -1).sum(1)
+    return sums + values.flatten(1).sum(1)
 
 
 @torch.no_grad()
@@ -264,7 +277,9 @@ def approx_kl(terms: MinibatchTerms) -> Tensor:
 @torch.no_grad()
 def bring_to_host(
     traces: Sequence[Trace],
-    extra: Sequence[Tensor],
+    prepared: Sequence[PolicyOutput],
+    explained_variance: Tensor,
+    state: Tensor,
     *,
     config: TrainingConfig,
     parameters: FlatParameters,
@@ -277,8 +292,9 @@ def bring_to_host(
 
     Args:
         traces: minibatches of the pass.
-        extra: measurements of the whole update on the device: the critic's explained variance and
-            the sum of everything the preparation computed, both scalars; `state_figures`, `[8]`.
+        prepared: what the policy returned in the preparation, for minibatches of the same sizes.
+        explained_variance: that of the critic, on the device, a scalar.
+        state: `state_figures` after the last step, on the device.
         config: source of the clip range.
         parameters: parameters of the policy.
         heads: names of the heads.
@@ -287,17 +303,26 @@ def bring_to_host(
         learning_rate: learning rate of the update.
     """
     sizes = [trace.terms.joint_ratio.shape[1] for trace in traces]
+    prepared_sizes = [output.values.shape[1] for output in prepared]
     rows: dict[int, Tensor] = {}
     head_names: tuple[str, ...] = ()
-    for size in dict.fromkeys(sizes):  # at most two sizes: hosts are divided almost evenly
+    sums: list[Tensor] = []
+    for size in dict.fromkeys(sizes + prepared_sizes):  # at most two: hosts are divided evenly
         places = [place for place, own in enumerate(sizes) if own == size]
-        own_traces = [traces[place] for place in places]
-        measured, head_names = _measured(own_traces, config, parameters, head_of_choice)
+        measured, own_sums, head_names = _measured(
+            [traces[place] for place in places],
+            [each for each, own in zip(prepared, prepared_sizes, strict=True) if own == size],
+            config,
+            parameters,
+            head_of_choice,
+        )
         rows |= dict(zip(places, measured.unbind(), strict=True))
+        sums.append(own_sums)
     flat = torch.cat([rows[place] for place in range(len(traces))])
-    on_host = torch.cat((flat, *(part.reshape(-1) for part in extra))).cpu()  # the only transfer
-    table = on_host[: len(flat)].view(len(traces), -1)
-    variance, preparation, *state = on_host[len(flat) :].tolist()
+    whole = torch.cat((flat, explained_variance.view(1), state, *sums)).cpu()  # the only transfer
+    table = whole[: len(flat)].view(len(traces), -1)
+    variance, *others = whole[len(flat) :].tolist()
+    state_on_host, preparation = tuple(others[: len(state)]), tuple(others[len(state) :])
     named = (*AT_ONCE, *_DECIDED, *_AFTERWARDS)
     scalars = dict(zip(named, table[:, : len(named)].unbind(1), strict=True))
     by_head = table[:, len(named) :].unflatten(1, (len(head_names), len(heads))).unbind(1)
@@ -312,9 +337,9 @@ def bring_to_host(
         stopped=stopped & ~bad,
         tripped=table.isfinite().all(1).logical_not(),
         explained_variance=variance,
-        state=tuple(state),
+        state=state_on_host,
         preparation=preparation,
-        loss_scale=state[-1] if has_loss_scale else None,
+        loss_scale=state_on_host[-1] if has_loss_scale else None,
         learning_rate=learning_rate,
     )
 

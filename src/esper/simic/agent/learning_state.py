@@ -106,7 +106,7 @@ class LearningState:
     # Is it finite?
 
     def figures(self) -> Tensor:
-        """Return figures that are finite if and only if the state is, on the device: `[8]`."""
+        """Return figures that are not finite if the state is not, on the device: `[5]`."""
         state = self._optimizer.state.get(self._parameters.flat, {})
         return state_figures(
             self._parameters.flat, state, self._loss_scale.scale, self._known_on_device

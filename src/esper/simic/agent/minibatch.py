@@ -27,7 +27,6 @@ class Minibatch:
     returns: Tensor  # [T, n]
     old_log_probs: Tensor  # [T, n, H], before the first step of this update; 0 where inactive
     explained_variance: Tensor  # scalar, of the critic while acting, over all hosts of the update
-    preparation_sum: Tensor  # scalar, float64; not finite if anything in the preparation was not
 
     def take(self, hosts: Tensor) -> "Minibatch":
         """Return the episodes of the hosts with the given indices, `[n]`."""
@@ -43,7 +42,6 @@ class Minibatch:
             returns=self.returns.index_select(1, hosts),
             old_log_probs=self.old_log_probs.index_select(1, hosts),
             explained_variance=self.explained_variance,
-            preparation_sum=self.preparation_sum,
         )
 
 

@@ -24,7 +24,7 @@ from torch.nn.functional import mse_loss
 from esper.leyline.telemetry import NonfiniteSighting
 from esper.simic.agent.agreement import ALONE, Agreement
 from esper.simic.agent.detection.examination import Plan
-from esper.simic.agent.detection.finite_check import FiniteCheck, output_sum
+from esper.simic.agent.detection.finite_check import FiniteCheck
 from esper.simic.agent.detection.second_pass import repeat_and_examine, result_without_episodes
 from esper.simic.agent.figures import (
     Figures,
@@ -153,7 +153,7 @@ class PPOAgent:
         minibatches = [hosts for epoch in epochs for hosts in epoch]
         preparation = self.prepare(rollout, epochs[0])
         self.state.keep()
-        figures, traces = self.learn(preparation.whole, minibatches, self.finite_check, hook)
+        figures, traces = self.learn(preparation, minibatches, self.finite_check, hook)
         if not self.agreement.is_any(figures.is_suspicious):
             return summarise(figures, before), True  # broken state would have stayed broken
         plan = Plan(rollout, minibatches, len(epochs[0]), before)
@@ -205,12 +205,10 @@ class PPOAgent:
             returns=returns,
             old_log_probs=torch.zeros_like(rollout.active, dtype=torch.float32),
             explained_variance=explained_variance(values, known_returns),
-            preparation_sum=torch.zeros((), dtype=torch.float64, device=self.device),
         )
         parts: list[tuple[Minibatch, PolicyOutput]] = []
         old_log_probs = self._old_log_probs(whole, first_epoch, parts)
-        total = output_sum([output for _, output in parts])
-        whole = replace(whole, old_log_probs=old_log_probs, preparation_sum=total)
+        whole = replace(whole, old_log_probs=old_log_probs)
         return Preparation(whole, parts, first_epoch)
 
     def _old_log_probs(
@@ -241,7 +239,7 @@ class PPOAgent:
 
     def learn(
         self,
-        whole: Minibatch,
+        preparation: Preparation,
         minibatches: Sequence[Tensor],
         check: FiniteCheck,
         hook: ForwardHook | None = None,
@@ -249,7 +247,7 @@ class PPOAgent:
         """Make one pass over all minibatches of an update, with one optimizer step for each.
 
         Args:
-            whole: all episodes.
+            preparation: all episodes, with what was computed from them before the first step.
             minibatches: indices of the hosts in each minibatch.
             check: decides which steps are skipped because something is not finite.
             hook: replaces logits and log-probabilities.
@@ -258,6 +256,7 @@ class PPOAgent:
             Figures, copied to the host after the last step; and a trace of each minibatch.
         """
         config, parameters, loss_scale = self.config, self.parameters, self.loss_scale
+        whole = preparation.whole
         if hook is not None:
             hook.start_pass()
         zero = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -286,7 +285,7 @@ class PPOAgent:
             parameters.clip(gradient, grad_norm, config.max_gradient_norm)
             # The fused step leaves weights, moments and step counter alone where found_inf is 1.
             # torch's own GradScaler sets this attribute; the class does not declare it.
-            torch.addcmul(stopped, total, zero, out=skipped).nan_to_num_(nan=1.0)
+            torch.ne(total, stopped, out=skipped)
             self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
             self.optimizer.step()
             loss_scale.update(overflow, total)
@@ -294,7 +293,9 @@ class PPOAgent:
                 stopped = torch.where(skipped.bool(), stopped, kl > 1.5 * config.target_kl)
         figures = bring_to_host(
             traces,
-            (whole.explained_variance, whole.preparation_sum, self.state.figures()),
+            [output for _, output in preparation.parts],
+            whole.explained_variance,
+            self.state.figures(),
             config=config,
             parameters=parameters,
             heads=self.policy.layout.names,

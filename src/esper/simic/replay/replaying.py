@@ -240,7 +240,7 @@ def replay(capsule: Capsule, report: Report = no_report) -> Replay:
             preparation = agent.prepare(rollout, minibatches[:per_epoch])
             watch.prepared(preparation)
             tracer.phase, tracer.minibatch = "forward", 0
-            figures, traces = agent.learn(preparation.whole, minibatches, watch, drills)
+            figures, traces = agent.learn(preparation, minibatches, watch, drills)
     report("finding where it began", len(minibatches) / total)
     codes = preparation_codes(preparation, agent.policy.table)
     seen = seen_in_one_pass(

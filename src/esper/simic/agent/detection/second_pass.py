@@ -78,7 +78,7 @@ def repeat_and_examine(
         agent.policy, agent.parameters, agent.optimizer, agent.loss_scale, agreement
     )
     preparation = agent.prepare(plan.rollout, plan.minibatches[: plan.per_epoch])
-    figures, traces = agent.learn(preparation.whole, plan.minibatches, watch, hook)
+    figures, traces = agent.learn(preparation, plan.minibatches, watch, hook)
     second = codes_of_watch(traces, preparation_codes(preparation, table), watch, figures)
     is_start_bad = watch.start.without(state.known_codes).is_bad
     start_was_sound = not agreement.is_any(is_start_bad)
