@@ -81,7 +81,7 @@ class CommonWatch(FiniteCheck):
         _index: int,
         gradient: Tensor,
         _derivatives: Sequence[Tensor | None],
-        _once: Tensor,
+        _excess: Tensor,
     ) -> Tensor:
         bad = False
         for part in self._agent.parameters.split(gradient):

@@ -107,11 +107,15 @@ class FlatParameters:
         """
         return torch.linalg.vector_norm(gradient, dtype=torch.float64)
 
-    def clip(self, gradient: Tensor, norm: Tensor, maximum: float) -> None:
-        """Write a gradient with norm `norm` into `self.gradient`, scaled to at most `maximum`.
+    def clip(self, gradient: Tensor, excess: Tensor) -> None:
+        """Write a gradient into `self.gradient`, divided by `excess` where that is above 1.
+
+        Args:
+            gradient: the gradient, `[P]`.
+            excess: its norm divided by the largest norm allowed, a scalar.
 
         The largest divisor is the largest value of the gradient's type: dividing by one that
         overflows to Inf would make the whole gradient 0, and training would silently stand still.
         """
         largest = torch.finfo(gradient.dtype).max
-        torch.div(gradient, (norm / maximum).clamp(1.0, largest), out=self.gradient)
+        torch.div(gradient, excess.clamp(1.0, largest), out=self.gradient)

@@ -27,6 +27,7 @@ from esper.simic.agent.detection.examination import Plan
 from esper.simic.agent.detection.finite_check import FiniteCheck
 from esper.simic.agent.detection.second_pass import repeat_and_examine, result_without_episodes
 from esper.simic.agent.figures import (
+    AT_ONCE,
     Figures,
     Trace,
     UpdateResult,
@@ -76,6 +77,9 @@ class PPOAgent:
         self.loss_scale = LossScale(enabled=config.amp == "fp16", device=self.device)
         self.state = LearningState(policy, self.parameters, self.optimizer, self.loss_scale)
         self.finite_check = FiniteCheck(self.loss_scale)
+        # Factors of the figures `AT_ONCE`, whose sum is the gradient's norm divided by its limit.
+        self._excess_of = torch.zeros(len(AT_ONCE), dtype=torch.float64, device=self.device)
+        self._excess_of[AT_ONCE.index("gradient_norm")] = 1 / config.max_gradient_norm
         self.action_generator = torch.Generator(self.device).manual_seed(rng_seed)
         self.order_generator = torch.Generator().manual_seed(rng_seed)
 
@@ -277,15 +281,17 @@ class PPOAgent:
             at_once = torch.stack((
                 terms.policy_loss, terms.value_loss, terms.entropy_loss, terms.loss, kl, grad_norm,
             )).detach()  # fmt: skip
-            total = check.backward(index, gradient, derivatives, at_once)
+            # 0 times NaN or Inf is NaN, so this is finite only if all of them are.
+            excess = torch.dot(at_once, self._excess_of)
+            total = check.backward(index, gradient, derivatives, excess)
             overflow = loss_scale.is_overflow(total, forward_bad)
             decided = (total, loss_scale.is_ordinary(overflow), stopped)
             traces.append(Trace(batch, terms, at_once, decided, gradient, derivatives, scale))
 
-            parameters.clip(gradient, grad_norm, config.max_gradient_norm)
+            parameters.clip(gradient, excess)
             # The fused step leaves weights, moments and step counter alone where found_inf is 1.
             # torch's own GradScaler sets this attribute; the class does not declare it.
-            torch.ne(total, stopped, out=skipped)
+            torch.addcmul(stopped, total, zero, out=skipped).nan_to_num_(nan=1.0)
             self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
             self.optimizer.step()
             loss_scale.update(overflow, total)

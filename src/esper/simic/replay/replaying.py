@@ -136,10 +136,10 @@ class TracingWatch(UpdateWatch):
         return bad
 
     def backward(
-        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], at_once: Tensor
+        self, index: int, gradient: Tensor, derivatives: Sequence[Tensor | None], excess: Tensor
     ) -> Tensor:
         """Look as training does, and remember who made the gradients."""
-        total = super().backward(index, gradient, derivatives, at_once)
+        total = super().backward(index, gradient, derivatives, excess)
         of_tensor = dict(zip(DERIVATIVES, derivatives, strict=True))
         parts = self._agent.parameters.split(gradient)
         logits = of_tensor.pop("logits gradient")

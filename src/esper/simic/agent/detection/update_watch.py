@@ -94,16 +94,16 @@ class UpdateWatch(FiniteCheck):
         index: int,
         gradient: Tensor,
         derivatives: Sequence[Tensor | None],
-        at_once: Tensor,
+        excess: Tensor,
     ) -> Tensor:
         """Record the gradients before they are clipped.
 
         Returns:
-            The sum of the figures; NaN if a logit or the optimizer's state is bad, or if it is not
+            `excess`; NaN if a logit or the optimizer's state is bad, or if it is not
             finite in another process of the run.
         """
         self.backward_codes.append(backward_codes(gradient, derivatives))
-        total = super().backward(index, gradient, derivatives, at_once)
+        total = super().backward(index, gradient, derivatives, excess)
         total = total.masked_fill(self._bad, torch.nan)
         return total.masked_fill(self._agreement.any_of(~total.isfinite()), torch.nan)
 
