@@ -133,3 +133,26 @@ def test_heads_whose_gradients_broke_each_by_itself_are_named(
     rollout.active[..., :-1] = False
     # Nothing is sent to an inactive head, but 0 times NaN is NaN: the weights are what broke.
     assert lit(agent.update(rollout).head_nan_detected) == set(HEAD_NAMES)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["policy_loss", "value_loss", "entropy_loss", "loss"])
+def test_a_broken_loss_alone_keeps_its_minibatch_from_making_a_step(
+    name: str,
+    value: float,
+    make_agent: AgentMaker,
+    make_rollout: RolloutMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    agent = make_agent(ppo_epochs=1, minibatches=1)
+    before = agent.parameters.flat.detach().clone()
+
+    def broken(*arguments: Any) -> Any:
+        terms = ppo_loss(*arguments)
+        return replace(terms, **{name: getattr(terms, name) + value})
+
+    monkeypatch.setattr(ppo, "ppo_loss", broken)
+    result = agent.update(make_rollout(agent))
+    assert sources(result) == {(SHARED, name)}
+    assert result.figures.minibatches_skipped == 1
+    assert agent.parameters.flat.equal(before)

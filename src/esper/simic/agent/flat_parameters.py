@@ -110,12 +110,12 @@ class FlatParameters:
     def clip(self, gradient: Tensor, excess: Tensor) -> None:
         """Write a gradient into `self.gradient`, divided by `excess` where that is above 1.
 
+        The largest divisor is the largest value of the gradient's type: dividing by one that
+        overflows to Inf would make the whole gradient 0, and training would silently stand still.
+
         Args:
             gradient: the gradient, `[P]`.
             excess: its norm divided by the largest norm allowed, a scalar.
-
-        The largest divisor is the largest value of the gradient's type: dividing by one that
-        overflows to Inf would make the whole gradient 0, and training would silently stand still.
         """
         largest = torch.finfo(gradient.dtype).max
         torch.div(gradient, excess.clamp(1.0, largest), out=self.gradient)

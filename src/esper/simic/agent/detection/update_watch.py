@@ -99,8 +99,8 @@ class UpdateWatch(FiniteCheck):
         """Record the gradients before they are clipped.
 
         Returns:
-            `excess`; NaN if a logit or the optimizer's state is bad, or if it is not
-            finite in another process of the run.
+            `excess`; NaN if a logit or the optimizer's state is bad, or if it is not finite in
+            another process of the run.
         """
         self.backward_codes.append(backward_codes(gradient, derivatives))
         total = super().backward(index, gradient, derivatives, excess)
