@@ -96,6 +96,7 @@ class StartState:
         source = local(tensor.detach())
         kept = self._copies.get(key)
         if kept is None or kept.shape != source.shape or kept.dtype != source.dtype:
+            self._left += 0 if kept is None else kept.nbytes
             self._left -= source.nbytes
             if self._left < 0:
                 raise _TooLargeError
