@@ -61,7 +61,9 @@ class Training:
 
     def run(self, **options):
         kept = Kept()
-        with Watch([self.model], self.optimizers, recorder=kept, **options) as watch:
+        with Watch(
+            [self.model], self.optimizers, recorder=kept, finds_updates=False, **options
+        ) as watch:
             self.train()
         assert not watch.failures, watch.last_failure
         return watch, kept.record
