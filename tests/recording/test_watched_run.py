@@ -258,13 +258,17 @@ def test_weights_that_stand_still_are_reported(model, tmp_path):
         ({"when": "update", "on_nonfinite": "skip"}, "needs when='step'"),
         ({"replay": "yes"}, "replay must be one of"),
         ({"heads": 3}, "heads must be"),
+        ({"heads": {"shared": 3}}, "a head cannot have the name 'shared'"),
+        ({"name": 5}, "name must be a string, not 5"),
+        ({"run_dir": 4}, "run_dir must be a path, not 4"),
+        ({"output_layer": "0"}, "output_layer must be a module of the model, not '0'"),
         ({"groups": {"x": "nothing"}}, "matches no parameter"),
         ({"groups": {"x": "("}}, "group 'x' is not a regular expression"),
     ],
 )
 def test_what_cannot_be_watched_is_refused_in_a_sentence(model, tmp_path, arguments, sentence):
     with pytest.raises(esper.EsperError, match=sentence):
-        esper.watch(model, run_dir=tmp_path, **arguments)
+        esper.watch(model, **{"run_dir": tmp_path, **arguments})
 
     assert not list(tmp_path.iterdir())
 

@@ -87,7 +87,8 @@ def watch(
         name: name of the run; default: the name given to `esper run`, or the training task.
         run_dir: the folder that contains runs; default `ESPER_RUN_DIR` or `runs`.
         on_nonfinite: "report" changes nothing; "skip" skips optimizer steps with non-finite
-            gradients; "halt" ends the process with exit code 3.
+            gradients or a non-finite loss; "halt" ends the process with exit code 3 at such a step,
+            or earlier at a non-finite output.
         when: "step" checks each optimizer step and finds the operation; "update" keeps flags on the
             device and reads them once per update; "auto" is "update" on a GPU if `on_nonfinite` is
             "report", otherwise "step".
@@ -109,6 +110,9 @@ def watch(
     _check_choice("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
     _check_choice("when", when, get_args(When))
     _check_choice("replay", replay, get_args(Replay))
+    _check_type("name", name, str, "a string")
+    _check_type("run_dir", run_dir, (str, Path, type(None)), "a path")
+    _check_type("output_layer", output_layer, (nn.Module, type(None)), "a module of the model")
     if when == "update" and on_nonfinite != "report":
         raise WatchError(
             f"on_nonfinite={on_nonfinite!r} needs when='step': with when='update', a bad step is "
@@ -240,6 +244,11 @@ def _rebuilding_of_operations(rebuilding: Rebuilding, recorded: RecordedMinibatc
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise WatchError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _check_type(name: str, value: object, types: type | tuple[type, ...], what: str) -> None:
+    if not isinstance(value, types):
+        raise WatchError(f"{name} must be {what}, not {value!r}")
 
 
 def _check_layer(layer: nn.Module, subject: Subject) -> None:

@@ -40,7 +40,7 @@ class Agreement:
     Attributes:
         blamed: the ranks with a non-finite value in the last bad step, including this one.
         step: number of the current optimizer step of this rank.
-        is_pending: whether this rank had a non-finite value while acting since the last step.
+        is_pending: whether this rank had a non-finite output since the last step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -144,8 +144,8 @@ class Reaction:
         if self._on_nonfinite == "skip" and leave_out is not None:
             leave_out(others)
 
-    def to_acting(self) -> None:
-        """End training if set to "halt"; with other ranks, at the next step."""
+    def to_output(self) -> None:
+        """End training at a bad output if set to "halt"; with other ranks, at the next step."""
         if self._on_nonfinite != "halt":
             return
         if self._agreement is None:

@@ -176,8 +176,8 @@ class MinibatchWatch:
         outputs = [(call().taken, output)]
         before = len(self.record.troubles)
         self._explain(stack, phase, outputs=outputs, only_if_found=not is_bad)
-        if phase == "acting" and len(self.record.troubles) > before:
-            self._reaction.to_acting()
+        if len(self.record.troubles) > before:
+            self._reaction.to_output()
 
     def _note_call(self, is_training: bool) -> None:
         """Distinguish acting from learning; an update begins with acting and ends with steps."""
@@ -221,6 +221,7 @@ class MinibatchWatch:
             return
         if self._repeater is not None:
             return
+        self.held.stepped_loss = ""
         is_bad = is_step = False
         with self._guard:
             for loss in backward_pass.losses_in(tensors):
@@ -245,6 +246,7 @@ class MinibatchWatch:
                 self._explain_loss(self.last_optimizer, frame)
         self._in_backward.end(self.record, self._flags)
         self.on_step_over()
+        self.held.stepped_loss = ""
 
     def _saw_loss(self, loss: Tensor, frame: FrameType) -> None:
         if self._explainer.seen is not None:
@@ -289,10 +291,10 @@ class MinibatchWatch:
             self._reaction.to_step(partial(self.leave_out, optimizer))
 
     def leave_out(self, optimizer: torch.optim.Optimizer, ranks: Sequence[int] = ()) -> None:
-        """Make the next step change nothing; its gradients are restored afterwards.
+        """Make the next step of an optimizer change nothing; restore its gradients afterwards.
 
         Args:
-            optimizer: the optimizer about to step.
+            optimizer: the optimizer.
             ranks: other ranks whose non-finite values are the reason.
         """
         self.record.blamed_ranks.update(ranks)
@@ -333,7 +335,7 @@ class MinibatchWatch:
         if not is_bad and not bad_results:
             if held.bad_loss:
                 self._explain_loss(optimizer, frame)
-            return False
+            return bool(held.bad_loss or held.stepped_loss)
         if is_bad and not bad_results and held.is_skipped_by_scaler(optimizer):
             record.skipped += 1
             with self._guard:
@@ -343,7 +345,7 @@ class MinibatchWatch:
             self._explainer.apart.minibatch_seconds = time.monotonic() - self._began
             with self._guard:
                 self._incidents.explain_held(record, held, bad_results, optimizer)
-            return is_bad
+            return True
         is_norm_only = held.has_finite_gradients(self._parts, optimizer)
         with self._guard:  # the step is bad even if it cannot be explained
             if not held.is_explained:
@@ -385,7 +387,8 @@ class MinibatchWatch:
         if is_looked_at and not is_known:
             stack = self._closures.frames_calling(frame)
             known = {"optimizer": optimizer, "is_harmless": True}  # the step is not taken
-            self._explain(stack, "update", only_if_harmful=True, **known)
+            # A large loss scale makes a loss infinite at most.
+            self._explain(stack, "update", only_if_harmful=self.held.bad_loss != "nan", **known)
 
     def read_flags(self, more: Tensor) -> tuple[ReadFlags, list[float]]:
         """Read the flags of the ending update, and further numbers; see `DeviceFlags.read`."""
@@ -421,9 +424,8 @@ class MinibatchWatch:
                 self._end_update()
 
     def _begin_minibatch(self) -> None:
-        self._is_learning = False
         self.forget_minibatch()
-        self.std.calls = 0  # weights may have changed
+        self._is_learning, self.std.calls = False, 0  # weights may have changed
         self._began = time.monotonic()
         self._starts.step_over(is_first=self.record.steps == 1 and self._flags is None)
 

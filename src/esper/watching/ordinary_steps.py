@@ -61,6 +61,7 @@ class OrdinarySteps(MinibatchWatch):
             except Exception:  # noqa: BLE001 - not one number
                 loss = math.nan
             if math.isfinite(loss):
+                self.held.stepped_loss = ""
                 return
         super().on_backward(tensors)
 
@@ -94,6 +95,7 @@ class OrdinarySteps(MinibatchWatch):
             and self._reaction.is_alone
             and not held.results
             and not held.bad_loss
+            and not held.stepped_loss
             and not self._in_backward.is_open
             and not is_inside_backward()
         ):

@@ -168,15 +168,17 @@ class Watch:
         A later value of the same name replaces a finite one; a NaN or an infinity is kept until the
         end of the update. Figures are only recorded and turn no light on.
 
-        A value that is not a number is ignored, counted as a failure, and logged once per name.
+        A value that is not a number is ignored, and logged once per name.
         """
         for name, value in figures.items():
-            before = self.failures
-            with self._guard:
-                self._minibatches.record.log(name, float(value))
-            if self.failures > before and name not in self._no_numbers:
-                self._no_numbers.add(name)
-                _log.warning("the figure %r is ignored: %s is not a number", name, type(value))
+            try:
+                number = float(value)
+            except Exception:  # noqa: BLE001 - an object of the training may raise anything
+                if name not in self._no_numbers:
+                    self._no_numbers.add(name)
+                    _log.warning("the figure %r is ignored: %s is not a number", name, type(value))
+                continue
+            self._minibatches.record.log(name, number)
 
     @property
     def recorder(self) -> Recorder:

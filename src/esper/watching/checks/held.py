@@ -26,6 +26,8 @@ class HeldMinibatch:
         results: scalars that show whether a result is finite, such as sums of outputs and losses;
             with owner and quantity.
         bad_loss: kind of a non-finite loss whose backward pass was called; empty if none.
+        stepped_loss: the same after a step, until the next backward pass: further optimizers may
+            step with its gradients.
         had_finite_gradients: whether steps were taken with finite gradients in this backward pass.
         is_noted: whether the flags on the device have the gradients.
         is_left_out: whether the watch skipped a step of it.
@@ -37,6 +39,7 @@ class HeldMinibatch:
     gradients: list[Tensor | None] | None = None
     results: list[tuple[str, str, Tensor]] = field(default_factory=list)
     bad_loss: str = ""
+    stepped_loss: str = ""
     had_finite_gradients: bool = False
     is_noted: bool = False
     is_left_out: bool = False
@@ -61,7 +64,9 @@ class HeldMinibatch:
         """Begin a new minibatch. A new object takes 0.5 µs more in a training."""
         self.clips.clear()
         self.results.clear()
-        self.gradients, self.bad_loss = None, ""
+        self.gradients = None
+        if self.bad_loss:
+            self.stepped_loss, self.bad_loss = self.bad_loss, ""
         self.had_finite_gradients = self.is_noted = self.is_left_out = False
         self.is_explained = self.is_scaled = False
 

@@ -12,11 +12,13 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import Final, TypeGuard
 
 from esper.leyline.errors import EsperError
 from esper.leyline.text.source_lines import source_lines
 
 Loop = ast.For | ast.AsyncFor | ast.While
+_FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 #: The time at which a variable last got its value. Later times compare greater.
 _When = tuple[int, int, int, int]
 #: Line and column, in bytes, of source code.
@@ -82,6 +84,35 @@ def loops_around(tree: ast.AST, line: int) -> list[Loop]:
         and node.body[0].lineno <= line <= (node.end_lineno or node.lineno)
     ]
     return sorted(around, key=lambda node: node.lineno)
+
+
+def training_loops(tree: ast.AST, line: int) -> list[Loop]:
+    """Return the loops around a line in which gradients are computed, outermost first.
+
+    A loop that only steps several optimizers is left out: backward() was called before it. If no
+    call of it is in the function, all loops are returned.
+    """
+    loops = loops_around(tree, line)
+    scopes = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
+    around = [one for one in scopes if one.lineno <= line <= (one.end_lineno or one.lineno)]
+    scope = max(around, key=lambda one: one.lineno, default=tree)
+    lines = [node.lineno for node in _own_nodes(scope) if is_backward(node) and node.lineno <= line]
+    while lines and loops and max(lines) < loops[-1].lineno:
+        loops.pop()
+    return loops
+
+
+def is_backward(node: ast.AST) -> TypeGuard[ast.Attribute]:
+    """Return whether a node names a backward pass, such as `loss.backward`."""
+    return isinstance(node, ast.Attribute) and node.attr.endswith("backward")
+
+
+def _own_nodes(scope: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes of a function or a module except those of functions inside it."""
+    for child in ast.iter_child_nodes(scope):
+        if not isinstance(child, (*_FUNCTIONS, ast.Lambda)):
+            yield child
+            yield from _own_nodes(child)
 
 
 def in_order_of_assignment(frame: FrameType) -> list[str]:

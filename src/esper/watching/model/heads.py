@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 from torch import nn
 
 from esper.leyline.errors import EsperError
+from esper.leyline.telemetry import HOSTS, SHARED
 
 #: See `esper.leyline.telemetry.HEAD_KINDS`.
 Kind = Literal["categorical", "binary", "gaussian", "value", "module", "reward", "group"]
@@ -180,6 +181,9 @@ def check_module(what: str, module: nn.Module, models: Sequence[nn.Module]) -> N
 
 
 def _heads_of_mapping(heads: Mapping[Any, Any]) -> tuple[Head, ...]:
+    for name in map(str, heads):
+        if name in ("", SHARED, HOSTS):  # these are lights of their own
+            raise HeadsError(f"a head cannot have the name {name!r}: give another")
     if all(isinstance(value, nn.Module) for value in heads.values()):
         return tuple(Head(str(name), "module", module=value) for name, value in heads.items())
     widths: list[tuple[str, Kind, int]] = []

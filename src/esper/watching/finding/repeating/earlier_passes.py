@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from esper.watching.finding.repeating.cannot_run_again import CannotRunAgainError
-from esper.watching.finding.source import NoSourceError, loops_around, tree_of
+from esper.watching.finding.source import NoSourceError, is_backward, training_loops, tree_of
 
 #: Functions that return the same values at each call.
 _REPEATABLE: Final = frozenset({"range", "enumerate", "zip", "reversed", "len", "min", "max"})
@@ -37,7 +37,7 @@ def is_accumulating(frame: FrameType) -> bool:
     If the same condition also applies to the backward pass, gradients are not accumulated.
     """
     try:
-        loops = loops_around(tree_of(frame), frame.f_lineno)
+        loops = training_loops(tree_of(frame), frame.f_lineno)
     except NoSourceError:
         return False
     conditions = (node for node in ast.walk(loops[-1]) if isinstance(node, ast.If)) if loops else ()
@@ -48,10 +48,7 @@ def is_accumulating(frame: FrameType) -> bool:
 
 
 def _has_backward(statement: ast.stmt) -> bool:
-    return any(
-        isinstance(node, ast.Attribute) and node.attr.endswith("backward")
-        for node in ast.walk(statement)
-    )
+    return any(map(is_backward, ast.walk(statement)))
 
 
 def values_before(frame: FrameType) -> Iterator[dict[str, Any]]:
@@ -60,7 +57,7 @@ def values_before(frame: FrameType) -> Iterator[dict[str, Any]]:
     Raises:
         EarlierIsGoneError: the loop's values cannot be produced again, such as a loader's batches.
     """
-    loop = loops_around(tree_of(frame), frame.f_lineno)[-1]
+    loop = training_loops(tree_of(frame), frame.f_lineno)[-1]
     variables = dict(frame.f_locals)
     if not isinstance(loop, ast.For) or not _is_repeatable(loop.iter, frame):
         raise EarlierIsGoneError(_GONE)

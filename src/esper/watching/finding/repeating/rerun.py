@@ -35,8 +35,8 @@ from esper.watching.finding.source import (
     NoSourceError,
     Position,
     is_reached,
-    loops_around,
     position_of,
+    training_loops,
     tree_of,
 )
 from esper.watching.finding.steps_left_out import StepReached
@@ -129,7 +129,7 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
         CannotRunAgainError: there is no source or no loop, or the body has side effects.
     """
     try:
-        loops = loops_around(tree_of(frame), frame.f_lineno)
+        loops = training_loops(tree_of(frame), frame.f_lineno)
     except NoSourceError as error:
         raise NoLoopError(str(error)) from None
     if not loops:
@@ -167,7 +167,7 @@ def refuse_effects(function: Any) -> None:
 def has_loop(frame: FrameType) -> bool:
     """Return whether a loop encloses a frame's current line, according to its source."""
     try:
-        return bool(loops_around(tree_of(frame), frame.f_lineno))
+        return bool(training_loops(tree_of(frame), frame.f_lineno))
     except NoSourceError:
         return False
 
