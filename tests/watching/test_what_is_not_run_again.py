@@ -12,11 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from esper.watching.finding.child import forked
 from esper.watching.watch import Watch
 
 LOOP = """
 import logging
 LOG = logging.getLogger("training")
+LOSSES = []
 
 def train(model, optimizer, held):
     for step in range(3):
@@ -34,8 +36,6 @@ REFUSED = (
     "held.queue.get(timeout=5)",
     "held.queue.get_nowait()",
     "held.numbers.popleft()",
-    "held.numbers.append(step)",
-    "held.history['loss'].append(step)",
     "held.file.writelines(['a'])",
     "print(step, file=held.file)",
     "LOG.warning('step')",
@@ -47,6 +47,13 @@ REFUSED = (
     "held.iterator.__next__()",
     "[one for one in held.iterator if one == step]",
     "with held.lock: pass",
+)
+#: Run again in a process of its own only.
+CHANGING = (
+    "held.numbers.append(step)",
+    "held.history['loss'].append(step)",
+    "held.history['last'] = step",
+    "LOSSES.append(step)",
 )
 ALLOWED = (
     "held.losses.append(step)",
@@ -126,7 +133,26 @@ def test_a_second_run_changes_nothing(tmp_path, caplog, statement):
     if statement in ALLOWED:
         assert trouble.explanation.origin is not None, trouble.explanation.why_no_origin
     else:
-        assert trouble.explanation.why_no_origin.startswith("line 7 ")
+        assert trouble.explanation.why_no_origin.startswith("line 8 ")
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+@pytest.mark.parametrize("statement", CHANGING)
+def test_containers_are_changed_again_only_in_a_process_of_its_own(
+    tmp_path, monkeypatch, statement, is_apart
+):
+    if not is_apart:
+        monkeypatch.setattr(forked, "can_fork", lambda _: False)
+    source = LOOP.format(statement=statement)
+    _, expected = run(tmp_path, source, is_watched=False)
+    watch, changed = run(tmp_path, source, is_watched=True)
+
+    assert changed == expected
+    (trouble,) = watch.troubles
+    assert watch.failures == 0, watch.last_failure
+    assert (trouble.explanation.origin is not None) == is_apart
+    if not is_apart:
+        assert trouble.explanation.why_no_origin.startswith("line 8 ")
 
 
 ONE_LINE = """

@@ -63,7 +63,9 @@ class IncidentLog:
             "while acting" if trouble.phase == "acting" else minibatch_words(0, trouble.minibatch)
         )
         why = trouble.explanation.why_no_origin
-        where = f"; {why}" if why.startswith("no operation") else ""
+        where = f"; where it began is not known: {why}" if why else ""
+        if why.startswith("no operation"):
+            where = f"; {why}"
         if origin is not None:
             where = f"; it {origin_words(origin)}"
         is_step = trouble.phase == "update" and seen[0].quantity not in _AFTER_A_STEP

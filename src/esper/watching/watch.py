@@ -225,7 +225,7 @@ class Watch:
     @property
     def keeps_start(self) -> bool:
         """Whether the state before the current update is kept."""
-        return self._start is not None and bool(self._start.values)
+        return self._start is not None and self._start.is_taken
 
     @property
     def variables(self) -> Mapping[str, Tensor]:

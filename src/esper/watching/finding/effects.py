@@ -8,11 +8,13 @@ waiting, cannot be undone.
 import ast
 import inspect
 import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MethodDescriptorType, ModuleType
 from typing import Any, Final
 
+import numpy as np
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
@@ -33,6 +35,7 @@ _LOGGING: Final = frozenset(
 _MATHEMATICS: Final = ("torch", "numpy", "math", "cmath", "scipy", "jax")
 _PLAIN: Final = (bool, int, float, str, type(None), list, dict, set)
 _COPIED: Final = (list, dict, set)
+_CHANGEABLE: Final = (list, dict, set, deque, np.ndarray, Tensor)
 _UNKNOWN: Final = object()
 
 
@@ -44,11 +47,13 @@ class Scope:
         local: local variables of the frame; the second run gets copies of its containers.
         outer: variables of the module.
         own: names that the body itself assigns; a second run creates them again.
+        is_private: whether the second run is in a process that shares no memory with the training.
     """
 
     local: Mapping[str, Any] = field(default_factory=dict)
     outer: Mapping[str, Any] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
+    is_private: bool = False
 
     def value_of(self, expression: ast.expr) -> Any:
         """Return the value of a variable or of its attribute.
@@ -73,6 +78,12 @@ class Scope:
         is_computed = isinstance(value, property) or hasattr(type(value), "__get__")
         is_function = inspect.isroutine(value) or isinstance(value, MethodDescriptorType)
         return _UNKNOWN if is_computed and not is_function else value
+
+    def may_change(self, expression: ast.expr) -> bool:
+        """Return whether the second run may change a container or its items: only it sees them."""
+        while isinstance(expression, ast.Subscript):
+            expression = expression.value
+        return self.is_private and isinstance(self.value_of(expression), _CHANGEABLE)
 
     def is_copied(self, expression: ast.expr) -> bool:
         """Return whether a second run uses a copy of a container: a variable or its attribute."""
@@ -161,7 +172,9 @@ def _is_stepping(receiver: ast.expr, value: object, words: str, scope: Scope) ->
     """Return whether `step` is an optimizer's, which a second run skips, or can be undone."""
     if "env" in words:
         return False
-    if value is _UNKNOWN or isinstance(value, GradScaler) or hasattr(value, "param_groups"):
+    if value is None or value is _UNKNOWN:  # a scaler that is not used is often None
+        return True
+    if isinstance(value, GradScaler) or hasattr(value, "param_groups"):
         return True
     # The attributes of a scheduler that is a variable are restored.
     is_local = isinstance(receiver, ast.Name) and receiver.id in scope.local
@@ -176,6 +189,8 @@ def _changes(name: str, receiver: ast.expr, value: object, words: str, scope: Sc
         base = base.value
     is_own = isinstance(base, ast.Name) and base.id in scope.own
     if (is_own and not isinstance(receiver, ast.Attribute)) or scope.is_copied(receiver):
+        return False
+    if scope.may_change(receiver):
         return False
     if isinstance(value, (Tensor, nn.Module, ModuleType, GradScaler, type)):
         return False

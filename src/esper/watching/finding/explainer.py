@@ -366,8 +366,8 @@ class Explainer:
             return StepsLeftOut(optimizer, self.seen, known, minibatch.closure_rng)
 
         def loop(start: Start | None) -> Repetition:
-            steps = steps_left_out()
-            return run_again(frames, self._models, named, steps, start, recorder=self._recorder())
+            more = start, None, self._recorder(), self.apart.is_child
+            return run_again(frames, self._models, named, steps_left_out(), *more)
 
         def earlier() -> Repetition:
             assert self.seen is not None
@@ -380,10 +380,9 @@ class Explainer:
                     for name, value in values.items()
                     for path, tensor in tensors_in(name, value)
                 }
-                steps = steps_left_out()
-                known = {**held, **named}
+                steps, known = steps_left_out(), {**held, **named}
                 # Only the states of the generators after the last step are known.
-                more = starts[0], values, self._recorder()
+                more = starts[0], values, self._recorder(), self.apart.is_child
                 run = run_again(frames, self._models, known, steps, *more)
                 if bad_of(self.seen):
                     return run

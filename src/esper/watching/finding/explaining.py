@@ -269,6 +269,7 @@ def run_again(
     start: Start | None = None,
     earlier: Mapping[str, Any] | None = None,
     recorder: OperationRecorder | None = None,
+    is_private: bool = False,
 ) -> Repetition:
     """Run the minibatch of a frame again under the tracer, and restore all state.
 
@@ -280,6 +281,7 @@ def run_again(
         start: states of the generators at the start of the minibatch; None if unknown.
         earlier: values of the loop's own variables in an earlier pass, to run that pass instead.
         recorder: receives every operation.
+        is_private: whether this process shares no memory with the training.
 
     Raises:
         CannotRunAgainError: no frame has a loop that can be run again.
@@ -287,7 +289,7 @@ def run_again(
     reason = "no frame has a loop"
     for frame in frames:
         try:
-            body = body_of(frame, is_earlier=earlier is not None)
+            body = body_of(frame, is_earlier=earlier is not None, is_private=is_private)
         except CannotRunAgainError as error:
             reason = str(error)
             if isinstance(error, NoLoopError):

@@ -26,9 +26,6 @@ class StartState:
         optimizers: the optimizers whose states are copied.
         limit: maximum size in bytes; a larger state is not copied.
 
-    Attributes:
-        values: the copied state as tensors and plain values; empty before the first copy, and if
-            it would be larger than the limit.
     """
 
     def __init__(
@@ -42,20 +39,31 @@ class StartState:
         self._copies: dict[Any, Tensor] = {}
         self._pending: list[tuple[Tensor, Tensor]] = []
         self._left = limit
-        self.values: dict[str, Any] = {}
+        self._taken: dict[str, Any] = {}
+        self._random: dict[str, Any] = {}
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether there is a copy: not before the first, or if it would be above the limit."""
+        return bool(self._taken)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The copied state as tensors and plain values; empty if there is none."""
+        return {**self._taken, "random": _as_tensors(self._random)} if self._taken else {}
 
     def take(self) -> None:
         """Copy the current state."""
         if self._left < 0:
             return
         try:
-            self.values = self._taken()
+            self._taken, self._random = self._take(), _random_states()
         except _TooLargeError:
-            self.values = {}
+            self._taken = {}
             self._copies.clear()
         self._pending.clear()
 
-    def _taken(self) -> dict[str, Any]:
+    def _take(self) -> dict[str, Any]:
         values = {
             "weights": [
                 {
@@ -69,7 +77,6 @@ class StartState:
                 self._of_optimizer(number, optimizer)
                 for number, optimizer in enumerate(self._optimizers)
             ],
-            "random": _random_states(),
         }
         if self._pending:
             targets, sources = zip(*self._pending, strict=True)
@@ -121,14 +128,22 @@ def _plain(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _random_states() -> dict[str, Any]:
-    """Return the states of the generators of torch, numpy and Python, as tensors and numbers."""
-    _, keys, position, has_gauss, gauss = tuple(np.random.get_state(legacy=True))
-    version, internal, next_gauss = random.getstate()
+    """Return the states of the generators of torch, NumPy and Python, as they give them."""
     states: dict[str, Any] = {
         "torch": torch.get_rng_state(),
-        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
-        "python": [version, torch.tensor(internal), next_gauss],
+        "numpy": np.random.get_state(legacy=True),
+        "python": random.getstate(),
     }
     if torch.cuda.is_initialized():
         states["cuda"] = torch.cuda.get_rng_state_all()
     return states
+
+
+def _as_tensors(states: dict[str, Any]) -> dict[str, Any]:
+    """Return the states of generators as tensors and numbers."""
+    _, keys, position, has_gauss, gauss = states["numpy"]
+    version, internal, next_gauss = states["python"]
+    return states | {
+        "numpy": [torch.from_numpy(np.asarray(keys, np.int64)), position, has_gauss, gauss],
+        "python": [version, torch.tensor(internal), next_gauss],
+    }

@@ -81,6 +81,11 @@ class Apart:
             return "training runs in several processes, and a second run would block the others"
         return self.not_again
 
+    @property
+    def is_child(self) -> bool:
+        """Whether this process is the child."""
+        return self.failures is not None
+
     def is_in_child(self) -> bool:
         """Return whether minibatches are repeated in a child process."""
         return not self.why_never() and can_fork(self._models)

@@ -15,7 +15,7 @@ import inspect
 import io
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -117,13 +117,15 @@ def _uncount_batch(variables: Iterable[object]) -> None:
             vars(value)["step"] -= 1
 
 
-def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
+def body_of(frame: FrameType, *, is_earlier: bool = False, is_private: bool = False) -> Body:
     """Return the body of the innermost loop around a frame's current line.
 
     Args:
         frame: frame of the loop.
         is_earlier: whether an earlier pass is run. Its fetched batch is not in the frame, and it
             may run to the body's end.
+        is_private: whether the body runs in a process that shares no memory with the training. Then
+            it may change containers, arrays and tensors.
 
     Raises:
         CannotRunAgainError: there is no source or no loop, or the body has side effects.
@@ -139,7 +141,8 @@ def body_of(frame: FrameType, *, is_earlier: bool = False) -> Body:
     loop.body = _without_counting(loop.body, step)
     if not is_earlier:
         loop.body = _without_fetching(loop.body, frame.f_locals)
-    _refuse_effects(loop.body, frame.f_locals, frame.f_globals, None if is_earlier else step)
+    variables = Scope(frame.f_locals, frame.f_globals, is_private=is_private)
+    _refuse_effects(loop.body, variables, None if is_earlier else step)
     names = tuple(name for name in frame.f_locals if name.isidentifier())
     if frame.f_locals is frame.f_globals:  # a script: its variables are the globals
         names = tuple(_assigned(loop.body) & set(frame.f_locals))
@@ -161,7 +164,8 @@ def refuse_effects(function: Any) -> None:
         raise CannotRunAgainError("the training step has no source") from None
     ast.increment_lineno(tree, first - 1)
     definition = tree.body[0]
-    _refuse_effects(definition.body if isinstance(definition, ast.FunctionDef) else tree.body)
+    body = definition.body if isinstance(definition, ast.FunctionDef) else tree.body
+    _refuse_effects(body, Scope())
 
 
 def has_loop(frame: FrameType) -> bool:
@@ -216,25 +220,21 @@ def _stored(statement: ast.stmt) -> set[str]:
 
 
 def _refuse_effects(
-    body: Sequence[ast.stmt],
-    variables: Mapping[str, object] | None = None,
-    outer: Mapping[str, object] | None = None,
-    step: Position | None = None,
+    body: Sequence[ast.stmt], variables: Scope, step: Position | None = None
 ) -> None:
     """Raise an exception if a body has side effects before the step that ends its run.
 
     Args:
         body: the statements of the body.
-        variables: variables of the frame.
-        outer: variables of its module.
+        variables: the visible variables.
         step: position of the call of the step; None if the body runs to its end.
 
     Raises:
         CannotRunAgainError: it has side effects.
     """
     own = _assigned_names(body)  # a second run creates them again
-    scope = Scope(variables or {}, outer or {}, frozenset(own))
-    for node in (each for each in _reached(ast.Module([*body], []), variables or {}, step)):
+    scope = replace(variables, own=frozenset(own))
+    for node in (each for each in _reached(ast.Module([*body], []), variables.local, step)):
         if isinstance(node, (ast.Yield, ast.YieldFrom)):
             raise CannotRunAgainError(f"line {node.lineno} yields to the caller of the loop")
         if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith)):
@@ -256,7 +256,7 @@ def _refuse_effects(
             targets = [node.target]
         for target in targets:
             if isinstance(target, ast.Subscript) and not (
-                _base(target) in own or _is_learning_rate(target)
+                _base(target) in own or _is_learning_rate(target) or scope.may_change(target)
             ):
                 raise CannotRunAgainError(f"line {target.lineno} writes into a buffer")
 
