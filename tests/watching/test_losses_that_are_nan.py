@@ -56,6 +56,21 @@ class Training:
         for optimizer in self.optimizers:
             optimizer.step()
 
+    def train_after_another_backward_pass(self):
+        self.model(torch.randn(8, 4)).sum().backward()
+        for number in range(1, STEPS + 1):
+            inputs = torch.randn(8, 4)
+            if number == BAD:
+                inputs = torch.sqrt(inputs - 1e3)
+            self.update_with(inputs)
+
+    def update_with(self, inputs):
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        self.model(inputs).square().mean().backward()
+        self.optimizers[0].step()
+        self.optimizers[1].step()
+
     def train_with_a_nan_constant(self):
         for number in range(1, STEPS + 1):
             loss = self.model(torch.randn(8, 4)).square().mean()
@@ -81,7 +96,9 @@ def origin_of(watch):
     return trouble.explanation.origin.operation.base
 
 
-@pytest.mark.parametrize("way", ["train", "train_in_a_function"])
+@pytest.mark.parametrize(
+    "way", ["train", "train_in_a_function", "train_after_another_backward_pass"]
+)
 def test_a_loop_that_only_steps_optimizers_is_not_the_one_that_is_repeated(way):
     training = Training()
     with watch_of(training, on_nonfinite="skip") as watch:

@@ -89,17 +89,25 @@ def loops_around(tree: ast.AST, line: int) -> list[Loop]:
 def training_loops(tree: ast.AST, line: int) -> list[Loop]:
     """Return the loops around a line in which gradients are computed, outermost first.
 
-    A loop that only steps several optimizers is left out: backward() was called before it. If no
-    call of it is in the function, all loops are returned.
+    A loop that only steps several optimizers is left out: a step is called at this line, and
+    backward() was called before the loop. If no call of that is in the function, all are returned.
     """
     loops = loops_around(tree, line)
     scopes = [node for node in ast.walk(tree) if isinstance(node, _FUNCTIONS)]
     around = [one for one in scopes if one.lineno <= line <= (one.end_lineno or one.lineno)]
     scope = max(around, key=lambda one: one.lineno, default=tree)
     lines = [node.lineno for node in _own_nodes(scope) if is_backward(node) and node.lineno <= line]
-    while lines and loops and max(lines) < loops[-1].lineno:
+    is_step = any(_calls_step(node, line) for node in _own_nodes(scope))
+    while is_step and lines and loops and max(lines) < loops[-1].lineno:
         loops.pop()
     return loops
+
+
+def _calls_step(node: ast.AST, line: int) -> bool:
+    """Return whether a node is a call of a method `step` at a line."""
+    if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") != "step":
+        return False
+    return node.lineno <= line <= (node.end_lineno or node.lineno)
 
 
 def is_backward(node: ast.AST) -> TypeGuard[ast.Attribute]:
